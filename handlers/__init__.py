@@ -1,0 +1,1 @@
+"""What a message means: functions of (connection, model) -> result that know nothing of AMQP."""

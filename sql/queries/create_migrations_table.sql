@@ -1,0 +1,6 @@
+CREATE TABLE IF NOT EXISTS export_runs_migrations (
+    version    integer     PRIMARY KEY,
+    name       text        NOT NULL,
+    sha256     text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)

@@ -1,0 +1,1 @@
+SELECT version, name, sha256 FROM export_runs_migrations ORDER BY version

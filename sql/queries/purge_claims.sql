@@ -1,0 +1,1 @@
+DELETE FROM export_run_claims WHERE run_id = $1

@@ -1,0 +1,1 @@
+DELETE FROM export_runs WHERE run_id = $1

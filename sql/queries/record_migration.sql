@@ -1,0 +1,1 @@
+INSERT INTO export_runs_migrations (version, name, sha256) VALUES ($1, $2, $3)

@@ -1,0 +1,169 @@
+"""A client that knows nothing but the contract: names, JSON, AMQP properties. It imports nothing of ours."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+
+Json = dict[str, Any]
+
+WAIT_S = 20
+POLL_S = 0.02
+
+
+def now() -> str:
+    """An RFC 3339 time."""
+    return datetime.now(UTC).isoformat()
+
+
+def run_created(**fields: Any) -> Json:
+    """A valid run-created, with these fields in place of its own."""
+    return {
+        "eventId": str(uuid4()),
+        "schemaVersion": 1,
+        "occurredAt": now(),
+        "runId": str(uuid4()),
+        "orgId": "org-1",
+        "triggeredBy": "alice",
+        "format": "csv",
+        **fields,
+    }
+
+
+def run_finished(**fields: Any) -> Json:
+    """A valid run-finished, with these fields in place of its own."""
+    return {
+        "eventId": str(uuid4()),
+        "schemaVersion": 1,
+        "occurredAt": now(),
+        "runId": str(uuid4()),
+        "orgId": "org-1",
+        "status": "completed",
+        "claimIds": ["c-1", "c-2"],
+        **fields,
+    }
+
+
+class Wire:
+    """Publishes events, asks, and looks into queues."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self.channel = channel
+        self._replies: dict[str, asyncio.Future[AbstractIncomingMessage]] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, amqp_url: str) -> AsyncIterator["Wire"]:
+        """Connect, and listen for direct replies."""
+        connection = await aio_pika.connect(amqp_url, timeout=10)
+        async with connection:
+            wire = cls(await connection.channel(on_return_raises=True))
+            direct = await wire.channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
+            await direct.consume(wire._take, no_ack=True)
+            yield wire
+
+    async def _take(self, reply: AbstractIncomingMessage) -> None:
+        self._replies.pop(reply.correlation_id or "").set_result(reply)
+
+    async def ready(self) -> None:
+        """Wait until a worker answers."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    await self.ask("check-claims", {"orgId": "nobody", "claimIds": ["none"]}, wait_s=2)
+                    return
+                except (aio_pika.exceptions.AMQPError, TimeoutError):
+                    await asyncio.sleep(POLL_S)
+
+    async def publish(
+        self, event_type: str, body: Json | bytes, *, exchange: str = "export-runs.events", **properties: Any
+    ) -> None:
+        """Publish an event; returns when the broker has confirmed it."""
+        message = aio_pika.Message(
+            body if isinstance(body, bytes) else json.dumps(body).encode(),
+            **{
+                "content_type": "application/json",
+                "delivery_mode": aio_pika.DeliveryMode.PERSISTENT,
+                "type": event_type,
+                "message_id": str(uuid4()),
+                **properties,
+            },
+        )
+        target = await self.channel.get_exchange(exchange, ensure=False)
+        await target.publish(message, event_type)
+
+    async def ask(
+        self, operation: str, body: Json | bytes, *, wait_s: float = WAIT_S, **properties: Any
+    ) -> Json:
+        """Ask over direct reply-to, and return the whole reply."""
+        correlation_id = str(uuid4())
+        waiting = self._replies[correlation_id] = asyncio.get_running_loop().create_future()
+        message = aio_pika.Message(
+            body if isinstance(body, bytes) else json.dumps(body).encode(),
+            **{
+                "content_type": "application/json",
+                "reply_to": "amq.rabbitmq.reply-to",
+                "correlation_id": correlation_id,
+                **properties,
+            },
+        )
+        target = await self.channel.get_exchange("export-runs.rpc", ensure=False)
+        await target.publish(message, operation)
+        reply = await asyncio.wait_for(waiting, wait_s)
+        assert reply.content_type == "application/json"
+        answer: Json = json.loads(reply.body)
+        return answer
+
+    async def result(self, operation: str, **body: Any) -> Json:
+        """Ask, and return the result. There must be one."""
+        reply = await self.ask(operation, body)
+        assert reply["ok"] is True, reply
+        result: Json = reply["result"]
+        return result
+
+    async def error(self, operation: str, body: Json | bytes, **properties: Any) -> Json:
+        """Ask, and return the error. There must be one, well formed."""
+        reply = await self.ask(operation, body, **properties)
+        assert reply["ok"] is False, reply
+        error: Json = reply["error"]
+        assert set(error) == {"code", "message", "retryable", "details"}
+        assert error["retryable"] is (error["code"] == "UNAVAILABLE")
+        return error
+
+    async def run(self, run_id: str) -> Json | None:
+        """One run, or None."""
+        reply = await self.ask("get-export-run-by-id", {"runId": run_id})
+        return reply["result"] if reply["ok"] else None
+
+    async def until_run(self, run_id: str, **facts: Any) -> Json:
+        """Wait until a run is known and has these facts."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                run = await self.run(run_id)
+                if run is not None and all(run[name] == value for name, value in facts.items()):
+                    return run
+                await asyncio.sleep(POLL_S)
+
+    async def take_from(self, queue: str) -> AbstractIncomingMessage:
+        """Wait for a message in a queue, and take it."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                found = await (await self._queue(queue)).get(fail=False, no_ack=True)
+                if found is not None:
+                    return found
+                await asyncio.sleep(POLL_S)
+
+    async def count_in(self, queue: str) -> int:
+        """How many messages stand ready in a queue."""
+        count = (await self._queue(queue, passive=True)).declaration_result.message_count
+        assert count is not None
+        return count
+
+    async def _queue(self, name: str, *, passive: bool = False) -> AbstractQueue:
+        return await self.channel.get_queue(name, ensure=passive)

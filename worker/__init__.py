@@ -1,0 +1,1 @@
+"""How messages move: from a queue to a handler, and from its result to an ack or a reply."""

@@ -1,0 +1,114 @@
+"""Plain connections to RabbitMQ: how they open, how their loss is noticed, how deliveries are settled.
+
+aio-pika's robust connection is not used: it does not bring back a consumer that the broker cancelled. Here a
+connection is part of one session, and whatever breaks in it ends the session whole.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import aio_pika
+import aiormq
+import structlog
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import AMQPError
+
+from worker.settings import BrokerSettings
+
+CLOSE_TIMEOUT_S: Final = 3
+CANCEL_TIMEOUT_S: Final = 5
+
+CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)
+"""What talking to a broker that is away, or going away, raises."""
+
+Delivery = aiormq.abc.DeliveredMessage
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class SessionLost(Exception):
+    """A connection, a channel or a consumer of the session is gone; the session is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One connection with its one channel."""
+
+    channel: AbstractChannel
+    underlay: aiormq.Channel
+    """aiormq's channel: acks that are not waited for, consumers without a task of their own."""
+
+
+@asynccontextmanager
+async def open_link(
+    settings: BrokerSettings, purpose: str, lost: Callable[[str], None], *, confirms: bool
+) -> AsyncIterator[Link]:
+    """Open a connection and a channel; `lost` is called, with a reason, when either is gone.
+
+    Raises one of CONNECTION_ERRORS. With `confirms`, a publish waits for the broker's confirm and raises
+    DeliveryError where the broker returns or refuses the message.
+    """
+    async with asyncio.timeout(settings.connect_timeout_s):
+        connection = await aio_pika.connect(
+            settings.amqp_url.get_secret_value(),
+            timeout=settings.connect_timeout_s,
+            heartbeat=settings.heartbeat_s,
+            client_properties={"connection_name": f"export-runs {purpose}"},
+        )
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s):
+            channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+            await channel.initialize()
+            underlay = await channel.get_underlay_channel()
+            assert isinstance(underlay, aiormq.Channel)
+        connection.close_callbacks.add(lambda *_: lost(f"the connection for {purpose} closed"))
+        channel.close_callbacks.add(lambda *_: lost(f"the channel for {purpose} closed"))
+        underlay.on_consumer_cancel_callbacks.add(lambda frame: lost("the broker cancelled a consumer"))
+        yield Link(channel, underlay)
+    finally:
+        # Closing waits for the broker's word, which may never come.
+        with suppress(*CONNECTION_ERRORS):
+            await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
+
+
+async def start_consuming(link: Link, queue: str, prefetch: int, take: Callable[[Delivery], object]) -> str:
+    """Start a consumer; returns its tag. `take` only puts a delivery somewhere: it runs at the wire's pace."""
+    await link.underlay.basic_qos(prefetch_count=prefetch, timeout=CANCEL_TIMEOUT_S)
+
+    async def deliver(delivery: Delivery) -> None:
+        take(delivery)
+
+    consuming = await link.underlay.basic_consume(queue, deliver, timeout=CANCEL_TIMEOUT_S)
+    assert consuming.consumer_tag is not None
+    return consuming.consumer_tag
+
+
+async def stop_consuming(link: Link, consumer_tag: str) -> None:
+    """Have the broker send no more. What it has sent is still ours."""
+    with suppress(*CONNECTION_ERRORS):
+        await link.underlay.basic_cancel(consumer_tag, timeout=CANCEL_TIMEOUT_S)
+
+
+async def flush(link: Link) -> None:
+    """Wait until the broker has read everything sent so far: a call that it answers stands behind it in line."""
+    with suppress(*CONNECTION_ERRORS):
+        await link.underlay.basic_qos(prefetch_count=1, timeout=CANCEL_TIMEOUT_S)
+
+
+async def ack(delivery: Delivery) -> None:
+    """Tell the broker that a delivery is done with. On a lost connection: it will be delivered again."""
+    assert delivery.delivery_tag is not None
+    try:
+        await delivery.channel.basic_ack(delivery.delivery_tag, wait=False)
+    except CONNECTION_ERRORS:
+        log.debug("ack_lost")
+
+
+async def requeue(delivery: Delivery) -> None:
+    """Give a delivery back. Reject, not nack: from RabbitMQ 4.3 only that counts towards the limit."""
+    assert delivery.delivery_tag is not None
+    with suppress(*CONNECTION_ERRORS):
+        await delivery.channel.basic_reject(delivery.delivery_tag, requeue=True, wait=False)

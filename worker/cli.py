@@ -1,0 +1,311 @@
+"""The command `export-runs`.
+
+The reading commands speak the request/reply contract like every other client. Results go to standard output,
+everything else to standard error.
+"""
+
+import asyncio
+import getpass
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Annotated, NoReturn, TypeVar
+from uuid import UUID
+
+import asyncpg
+import typer
+import uvloop
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+from rich.console import Console
+
+import sql
+from handlers.purge import Purge, plan_purge, purge_run
+from schema import operations
+from schema.decoding import InvalidBody, decode
+from schema.events import RunStatus
+from schema.fields import WireModel
+from schema.operations import Operation
+from schema.requests import (
+    CheckClaims,
+    FindRunsByClaimId,
+    GetExportHistory,
+    GetExportRunById,
+)
+from worker import tables
+from worker.app import run_worker
+from worker.client import RequestFailed, Unreachable, open_client
+from worker.database import connect
+from worker.imports import Import, publish_lines
+from worker.migrations import MigrationRefused
+from worker.migrations import migrate as apply_migrations
+from worker.settings import BrokerSettings, DatabaseSettings, WorkerSettings
+from worker.topology import TopologyMismatch
+
+
+class Exit(IntEnum):
+    """What the exit code of a command means."""
+
+    DONE = 0
+    REFUSED = 1
+    """Understood, and not possible: no such run, a file with invalid lines, a schema that does not match."""
+
+    USAGE = 2
+    """The command line or the environment is wrong."""
+
+    UNREACHABLE = 3
+    """RabbitMQ, PostgreSQL or the worker does not answer."""
+
+    EXPORTED = 4
+    """`claims check`: at least one of the claims has gone out."""
+
+
+EXIT_CODES_HELP = (
+    "Exit codes: 0 done, 1 refused, 2 wrong usage or environment, 3 a service does not answer, "
+    "4 (claims check) at least one claim has gone out."
+)
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+Request = TypeVar("Request", bound=WireModel)
+Result = TypeVar("Result", bound=WireModel)
+
+app = typer.Typer(
+    help="The memory of every export run: which expense claims have already gone out.",
+    epilog=EXIT_CODES_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+claims = typer.Typer(help="Ask about claims.", no_args_is_help=True)
+app.add_typer(claims, name="claims")
+
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, as in the contract.")]
+Org = Annotated[str | None, typer.Option("--org", help="Only if it belongs to this organisation.")]
+
+
+@app.command()
+def worker() -> None:
+    """Run the worker until SIGTERM or SIGINT.
+
+    Needs EXPORT_RUNS_AMQP_URL and EXPORT_RUNS_DATABASE_URL. On a signal it stops consuming, finishes what is
+    in hand and exits 0; a second signal kills it.
+    """
+    settings = _settings(WorkerSettings)
+    with _failures_explained():
+        in_time = uvloop.run(run_worker(settings))
+    if not in_time:
+        _fail(Exit.REFUSED, "stopped before everything in hand was finished; it will be delivered again")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date. Safe to repeat, and to run from several places at once."""
+    settings = _settings(DatabaseSettings)
+
+    async def run() -> list[sql.Migration]:
+        async with connect(settings) as connection:
+            return await apply_migrations(connection, sql.migrations())
+
+    with _failures_explained():
+        applied = asyncio.run(run())
+    for migration in applied:
+        out.print(f"applied {migration.version:04} {migration.name}")
+    if not applied:
+        out.print("nothing to do: the schema is up to date")
+
+
+@app.command()
+def purge(
+    run_id: Annotated[UUID, typer.Argument(help="The run.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without this: say what would be done.")] = False,
+) -> None:
+    """Remove a run for good. Claims that no other run exported count as unexported afterwards.
+
+    The event log keeps what happened, and a tombstone. Disabled unless EXPORT_RUNS_PURGE_ENABLED=true.
+    """
+    settings = _settings(DatabaseSettings)
+    if yes and not settings.purge_enabled:
+        _fail(Exit.REFUSED, "purging is disabled; EXPORT_RUNS_PURGE_ENABLED=true allows it")
+
+    async def run() -> Purge | None:
+        async with connect(settings) as connection:
+            if yes:
+                return await purge_run(connection, run_id, getpass.getuser())
+            return await plan_purge(connection, run_id)
+
+    with _failures_explained():
+        purged = asyncio.run(run())
+    if purged is None:
+        _fail(Exit.REFUSED, "there is no such run")
+    did, does = ("purged", "counts") if yes else ("would purge", "would count")
+    out.print(f"{did} run {run_id} of {purged.run.org_id}, status {purged.run.status}", markup=False)
+    for claim_id in purged.freed_claims:
+        out.print(f"claim {claim_id} {does} as unexported now: it can be paid again", markup=False)
+    if not purged.freed_claims:
+        out.print("no claim changes")
+    if not yes:
+        out.print("nothing was done; --yes does it")
+
+
+@app.command()
+def history(
+    org: Annotated[str, typer.Argument(help="The organisation.")],
+    limit: Annotated[int, typer.Option(help="Runs on a page.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    offset: Annotated[int | None, typer.Option(help="Runs to skip, instead of a cursor.")] = None,
+    status: Annotated[RunStatus | None, typer.Option(help="Only runs with this status.")] = None,
+    target_system: Annotated[str | None, typer.Option(help="Only runs to this system.")] = None,
+    created_from: Annotated[str | None, typer.Option(help="RFC 3339 time, inclusive.")] = None,
+    created_to: Annotated[str | None, typer.Option(help="RFC 3339 time, inclusive.")] = None,
+    include_deleted: Annotated[bool, typer.Option("--include-deleted", help="Deleted runs too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Page through an organisation's runs, newest first."""
+    request = _request(
+        GetExportHistory,
+        orgId=org,
+        limit=limit,
+        cursor=cursor,
+        offset=offset,
+        status=status,
+        targetSystem=target_system,
+        createdFrom=created_from,
+        createdTo=created_to,
+        includeDeleted=include_deleted,
+    )
+    result = _ask(operations.GET_EXPORT_HISTORY, request)
+    _show(result, as_json, tables.show_history)
+
+
+@app.command()
+def run(
+    run_id: Annotated[str, typer.Argument(help="The run.")], org: Org = None, as_json: AsJson = False
+) -> None:
+    """Show one run with its claims."""
+    request = _request(GetExportRunById, runId=run_id, orgId=org)
+    _show(_ask(operations.GET_EXPORT_RUN_BY_ID, request), as_json, tables.show_run)
+
+
+@claims.command()
+def check(
+    org: Annotated[str, typer.Argument(help="The organisation.")],
+    claim_ids: Annotated[list[str], typer.Argument(metavar="CLAIM...", help="The claims.")],
+    as_json: AsJson = False,
+) -> None:
+    """Ask which claims have already gone out. Exits with 4 if any has, with 0 if none has."""
+    request = _request(CheckClaims, orgId=org, claimIds=claim_ids)
+    checked = _ask(operations.CHECK_CLAIMS, request)
+    _show(checked, as_json, tables.show_checked_claims)
+    if checked.exported:
+        raise typer.Exit(Exit.EXPORTED)
+
+
+@claims.command()
+def find(
+    claim_id: Annotated[str, typer.Argument(metavar="CLAIM", help="The claim.")],
+    org: Org = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find every run that carried a claim."""
+    request = _request(FindRunsByClaimId, claimId=claim_id, orgId=org)
+    _show(_ask(operations.FIND_RUNS_BY_CLAIM_ID, request), as_json, tables.show_found_runs)
+
+
+@app.command()
+def publish(
+    file: Annotated[
+        typer.FileBinaryRead, typer.Argument(help="JSON Lines, one event a line; - is standard input.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate, publish nothing.")] = False,
+) -> None:
+    """Publish events from a file, each confirmed by the broker. Safe to repeat.
+
+    A line is an event of the contract with its type beside its fields:
+    {"type": "run-created", "eventId": "...", ...}. Invalid lines are named and skipped; the exit code is 1 then.
+    """
+
+    async def run() -> Import:
+        if dry_run:
+            return await publish_lines(file, None, _complain)
+        async with open_client(_settings(BrokerSettings)) as client:
+            return await publish_lines(file, client.publish_event, _complain)
+
+    with _failures_explained():
+        done = asyncio.run(run())
+    verb = "valid" if dry_run else "published"
+    out.print(f"{done.published:,} {verb}, {done.invalid:,} invalid")
+    if done.invalid:
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _ask(operation: Operation[Request, Result], request: Request) -> Result:
+    settings = _settings(BrokerSettings)
+
+    async def ask() -> Result:
+        async with open_client(settings) as client:
+            return await client.call(operation, request)
+
+    with _failures_explained():
+        return asyncio.run(ask())
+
+
+def _show(result: Result, as_json: bool, show: Callable[[Console, Result], None]) -> None:
+    if as_json:
+        sys.stdout.write(result.model_dump_json(indent=2) + "\n")
+    else:
+        show(out, result)
+
+
+def _request(model: type[Request], **fields: object) -> Request:
+    """A request from the command line, validated as the worker will."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return decode(model, json.dumps(given).encode())
+    except InvalidBody as invalid:
+        _fail(Exit.USAGE, str(invalid))
+
+
+def _settings(model: type[Settings]) -> Settings:
+    try:
+        return model()
+    except ValidationError as error:
+        for each in error.errors(include_input=False, include_url=False):
+            variable = "EXPORT_RUNS_" + "_".join(map(str, each["loc"])).upper()
+            _complain(f"{variable}: {'is not set' if each['type'] == 'missing' else each['msg']}")
+        raise typer.Exit(Exit.USAGE) from None
+
+
+@contextmanager
+def _failures_explained() -> Iterator[None]:
+    """Turn what a person can understand into one line and an exit code; the rest is a bug and shows itself."""
+    try:
+        yield
+    except RequestFailed as failed:
+        details = "".join(f"\n  {each.field}: {each.message}" for each in failed.error.details)
+        code = Exit.UNREACHABLE if failed.error.retryable else Exit.REFUSED
+        _fail(code, f"{failed.error.code}: {failed.error.message}{details}")
+    except (MigrationRefused, TopologyMismatch) as refused:
+        _fail(Exit.REFUSED, str(refused))
+    except Unreachable as unreachable:
+        _fail(Exit.UNREACHABLE, str(unreachable))
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        _fail(Exit.UNREACHABLE, f"the database cannot be used: {type(error).__name__}: {error}")
+
+
+def _complain(message: str) -> None:
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fail(code: Exit, message: str) -> NoReturn:
+    _complain(message)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,121 @@
+"""The connections to PostgreSQL, and what its errors mean for a message (DESIGN section 4)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import Enum, auto
+from typing import Final, TypeAlias
+
+import asyncpg
+from asyncpg import Record
+
+from worker.settings import DatabaseSettings
+
+ACQUIRE_TIMEOUT_S: Final = 5
+COMMAND_TIMEOUT_MARGIN_S: Final = 5
+"""PostgreSQL's own time-out comes first; this much later we no longer believe that it answers."""
+
+POOL_CLOSE_TIMEOUT_S: Final = 5
+
+Pool: TypeAlias = "asyncpg.Pool[Record]"
+
+
+class Failure(Enum):
+    """What an exception means for the message that met it."""
+
+    UNAVAILABLE = auto()
+    """Nothing is wrong with the message; later it will pass."""
+
+    UNSTORABLE = auto()
+    """PostgreSQL refuses the values; it will refuse them again."""
+
+    BUG = auto()
+
+
+# Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html
+_UNAVAILABLE: Final = (
+    "08",  # connection lost
+    "25006",  # read only: a standby, or a full disk's precaution
+    "28",  # password or role changed
+    "3D000",  # database missing
+    "40",  # serialisation failure, deadlock
+    "42501",  # a privilege withdrawn
+    "42P01",  # a table missing: not migrated yet
+    "53",  # no memory, no disk, no connection left
+    "55P03",  # lock time-out
+    "57",  # shut down, starting up, cancelled by a time-out
+    "58",  # the machine fails
+)
+_UNSTORABLE: Final = ("21", "22", "23", "54")
+
+
+def meaning_of(error: BaseException) -> Failure:
+    """What an exception from the database means for the message that met it."""
+    if isinstance(error, asyncpg.PostgresError):
+        sqlstate = error.sqlstate or ""
+        if sqlstate.startswith(_UNAVAILABLE):
+            return Failure.UNAVAILABLE
+        return Failure.UNSTORABLE if sqlstate.startswith(_UNSTORABLE) else Failure.BUG
+    if isinstance(error, asyncpg.InterfaceError):
+        # asyncpg's own errors have no SQLSTATE: a value it cannot encode, or a connection that is gone.
+        return Failure.UNSTORABLE if isinstance(error, ValueError) else Failure.UNAVAILABLE
+    if isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError):
+        return Failure.UNAVAILABLE
+    return Failure.BUG
+
+
+@asynccontextmanager
+async def open_pool(settings: DatabaseSettings, connections_max: int) -> AsyncIterator[Pool]:
+    """A pool that connects when it is first used, so that it can be opened while PostgreSQL is away."""
+    pool = asyncpg.create_pool(
+        settings.database_url.get_secret_value(),
+        min_size=0,
+        max_size=connections_max,
+        timeout=settings.connect_timeout_s,
+        command_timeout=settings.statement_timeout_s + COMMAND_TIMEOUT_MARGIN_S,
+        statement_cache_size=settings.statement_cache_size,
+        server_settings=server_settings(settings),
+    )
+    await pool
+    try:
+        yield pool
+    finally:
+        try:
+            await asyncio.wait_for(pool.close(), POOL_CLOSE_TIMEOUT_S)
+        except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+            pool.terminate()
+
+
+@asynccontextmanager
+async def connect(settings: DatabaseSettings) -> AsyncIterator["asyncpg.Connection[Record]"]:
+    """One connection, for a command."""
+    connection = await asyncpg.connect(
+        settings.database_url.get_secret_value(),
+        timeout=settings.connect_timeout_s,
+        server_settings={"application_name": APPLICATION_NAME},
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=POOL_CLOSE_TIMEOUT_S)
+
+
+APPLICATION_NAME: Final = "export-runs"
+
+
+def server_settings(settings: DatabaseSettings) -> dict[str, str]:
+    """What each connection of the worker asks of PostgreSQL."""
+    return {
+        "application_name": APPLICATION_NAME,
+        "statement_timeout": _milliseconds(settings.statement_timeout_s),
+        "lock_timeout": _milliseconds(settings.lock_timeout_s),
+        "idle_in_transaction_session_timeout": _milliseconds(
+            settings.statement_timeout_s + COMMAND_TIMEOUT_MARGIN_S
+        ),
+        # Every query is short; compiling one would take longer than running it.
+        "jit": "off",
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))

@@ -1,0 +1,103 @@
+"""Events that cannot be processed: out of the way, with the reason, and never lost."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractExchange
+from pamqp.common import FieldTable
+
+from schema import names
+from schema.errors import DeadLetterCode
+from worker.amqp import CONNECTION_ERRORS, Delivery, Link, SessionLost
+
+PUBLISH_TIMEOUT_S: Final = 15
+DETAIL_CHARS_MAX: Final = 2_000
+"""Longer headers would not fit RabbitMQ's frame."""
+
+UNTRUSTED_HEADERS: Final = (
+    "x-death",
+    "x-delivery-count",
+    "x-acquired-count",
+    "x-first-death-",
+    "x-last-death-",
+    "x-error-",
+    names.FAILED_AT_HEADER,
+    names.ORIGINAL_QUEUE_HEADER,
+)
+"""What the broker and the worker write into headers; from outside it may be forged, so it is not passed on."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class DeadLetters:
+    """Publishes to the dead-letter exchange, one message at a time.
+
+    aio-pika matches the broker's returns to publishes by `message_id`, which is the exporter's own and may
+    repeat: of two under way with one id, the wrong one could be taken for stored.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._exchange: AbstractExchange | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    async def publish(self, delivery: Delivery, event_type: str, code: DeadLetterCode, detail: str) -> None:
+        """Publish an event with the reason in its headers; returns once the broker has confirmed it.
+
+        Raises SessionLost where the broker does not confirm: the delivery is still unacknowledged then.
+        """
+        message = _dead_letter(delivery, names.event_queue(event_type), code, detail)
+        async with self._one_at_a_time:
+            try:
+                if self._exchange is None:
+                    self._exchange = await self._link.channel.get_exchange(
+                        names.DEAD_LETTER_EXCHANGE, ensure=False
+                    )
+                await self._exchange.publish(
+                    message, routing_key=event_type, mandatory=True, timeout=PUBLISH_TIMEOUT_S
+                )
+            except CONNECTION_ERRORS as error:
+                raise SessionLost(f"a dead letter was not confirmed: {type(error).__name__}") from error
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # Nobody cancelled us: aiormq says so of a connection whose heartbeat failed.
+                raise SessionLost("the connection for publishing closed") from error
+        log.warning(
+            "event_dead_lettered",
+            event_type=event_type,
+            message_id=delivery.header.properties.message_id,
+            code=code,
+            detail=detail,
+        )
+
+
+def _dead_letter(
+    delivery: Delivery, queue: str, code: DeadLetterCode, detail: str
+) -> aio_pika.Message:
+    properties = delivery.header.properties
+    headers: FieldTable = {
+        key: value
+        for key, value in (properties.headers or {}).items()
+        if not key.lower().startswith(UNTRUSTED_HEADERS)
+    }
+    headers[names.ERROR_CODE_HEADER] = code.value
+    headers[names.ERROR_DETAIL_HEADER] = detail[:DETAIL_CHARS_MAX]
+    headers[names.FAILED_AT_HEADER] = datetime.now(UTC).isoformat()
+    headers[names.ORIGINAL_QUEUE_HEADER] = queue
+    return aio_pika.Message(
+        delivery.body,
+        headers=headers,
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        correlation_id=properties.correlation_id,
+        message_id=properties.message_id,
+        timestamp=properties.timestamp,
+        type=properties.message_type,
+        app_id=properties.app_id,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )

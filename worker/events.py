@@ -1,0 +1,171 @@
+"""The way of an event: queue, batch, decode, store, ack; or dead-letter queue, confirm, ack.
+
+While one batch is being written the next one gathers in the inbox; an idle worker writes one event at once.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from handlers.errors import EventRefused
+from schema import names
+from schema.decoding import InvalidBody, decode
+from schema.errors import DeadLetterCode
+from worker.amqp import Delivery, Link, ack, requeue, start_consuming, stop_consuming
+from worker.backoff import delays_s
+from worker.database import ACQUIRE_TIMEOUT_S, Failure, Pool, meaning_of
+from worker.dead_letters import DeadLetters
+from worker.inbox import Inbox
+from worker.logs import describe
+from worker.routes import EventRoute
+
+BATCH_EVENTS_MAX: Final = 250
+"""Larger batches store no faster and hold their locks longer."""
+
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A batch of large events is small: one of 4 MiB is written alone."""
+
+STORE_TIMEOUT_S: Final = 60
+"""After this a write is given up, and tried again; it is far above what the statements may take."""
+
+REQUEUE_DELAY_FIRST_S: Final = 1.0
+REQUEUE_DELAY_MAX_S: Final = 60.0
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A delivery and the event in it."""
+
+    delivery: Delivery
+    event: Any
+
+
+class EventConsumer:
+    """Consumes one event queue and stores what comes."""
+
+    def __init__(
+        self,
+        route: EventRoute[Any],
+        link: Link,
+        pool: Pool,
+        dead_letters: DeadLetters,
+        prefetch: int,
+    ) -> None:
+        self._route = route
+        self._link = link
+        self._pool = pool
+        self._dead_letters = dead_letters
+        self._prefetch = prefetch
+        self._inbox = Inbox()
+        self._requeues: set[asyncio.Task[None]] = set()
+        self._log = log.bind(event_type=route.event_type)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Consume until `stopping` is set; what is in hand by then is finished first."""
+        queue = names.event_queue(self._route.event_type)
+        consumer_tag = await start_consuming(self._link, queue, self._prefetch, self._inbox.put)
+
+        async def stop() -> None:
+            await stopping.wait()
+            await stop_consuming(self._link, consumer_tag)
+            self._inbox.close()
+
+        async with asyncio.TaskGroup() as tasks:
+            stopper = tasks.create_task(stop())
+            while batch := await self._inbox.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
+                await self._process(batch, stopping)
+            await stopper
+            for waiting in self._requeues:
+                waiting.cancel()
+
+    async def _process(self, batch: Sequence[Delivery], stopping: asyncio.Event) -> None:
+        decoded: list[Decoded] = []
+        for delivery in batch:
+            try:
+                self._check_type(delivery)
+                decoded.append(Decoded(delivery, decode(self._route.model, delivery.body)))
+            except EventRefused as refused:
+                await self._dead_letter(delivery, refused)
+            except InvalidBody as invalid:
+                await self._dead_letter(
+                    delivery, EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid))
+                )
+        if decoded:
+            await self._store(decoded, stopping)
+    async def _store(self, decoded: Sequence[Decoded], stopping: asyncio.Event) -> None:
+        """Store events and ack them. Of a batch that is refused each half is tried, down to the offender.
+
+        While the database is away nothing moves: the batch is kept and tried again. If that lasts until
+        `stopping`, it stays unacknowledged and will be delivered again.
+        """
+        events = [each.event for each in decoded]
+        for delay_s in delays_s():
+            try:
+                async with (
+                    asyncio.timeout(STORE_TIMEOUT_S),
+                    self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection,
+                ):
+                    await self._route.store(connection, events)
+                break
+            except Exception as error:
+                if meaning_of(error) is not Failure.UNAVAILABLE:
+                    await self._split_or_give_up(decoded, error, stopping)
+                    return
+                self._log.warning(
+                    "database_unavailable", events=len(events), retry_in_s=round(delay_s, 2), **describe(error)
+                )
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), delay_s)
+                return
+        for each in decoded:
+            await ack(each.delivery)
+            self._log.debug("event_stored", event_id=str(each.event.event_id), run_id=str(each.event.run_id))
+        self._log.info("events_stored", events=len(events))
+
+    async def _split_or_give_up(
+        self, decoded: Sequence[Decoded], error: Exception, stopping: asyncio.Event
+    ) -> None:
+        if len(decoded) > 1:
+            half = len(decoded) // 2
+            await self._store(decoded[:half], stopping)
+            await self._store(decoded[half:], stopping)
+            return
+        [offender] = decoded
+        if isinstance(error, EventRefused):
+            await self._dead_letter(offender.delivery, error)
+        elif meaning_of(error) is Failure.UNSTORABLE:
+            self._log.error("event_unstorable", event_id=str(offender.event.event_id), **describe(error))
+            await self._dead_letter(
+                offender.delivery,
+                EventRefused(DeadLetterCode.UNSTORABLE, f"the database refuses it: {type(error).__name__}"),
+            )
+        else:
+            self._log.error("event_failed", event_id=str(offender.event.event_id), **describe(error))
+            task = asyncio.create_task(self._requeue_later(offender.delivery))
+            self._requeues.add(task)
+            task.add_done_callback(self._requeues.discard)
+
+    async def _dead_letter(self, delivery: Delivery, reason: EventRefused) -> None:
+        await self._dead_letters.publish(delivery, self._route.event_type, reason.code, reason.detail)
+        await ack(delivery)
+
+    async def _requeue_later(self, delivery: Delivery) -> None:
+        """Each delivery counts towards the limit, so a bug that passes by itself is given time to."""
+        deliveries = (delivery.header.properties.headers or {}).get("x-delivery-count")
+        exponent = min(deliveries, 16) if isinstance(deliveries, int) and deliveries > 0 else 0
+        await asyncio.sleep(min(REQUEUE_DELAY_FIRST_S * 2**exponent, REQUEUE_DELAY_MAX_S))
+        await requeue(delivery)
+
+    def _check_type(self, delivery: Delivery) -> None:
+        said = delivery.header.properties.message_type
+        if said is not None and said != self._route.event_type:
+            raise EventRefused(
+                DeadLetterCode.TYPE_MISMATCH,
+                f"type: contradicts the routing key, {self._route.event_type}",
+            )

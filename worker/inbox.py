@@ -1,0 +1,48 @@
+"""Where deliveries wait for the one who works on them."""
+
+import asyncio
+from collections import deque
+
+from worker.amqp import Delivery
+
+
+class Inbox:
+    """Deliveries in the order in which they came. The prefetch of their consumer bounds their number."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Delivery] = deque()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def put(self, delivery: Delivery) -> None:
+        """Add a delivery."""
+        self._waiting.append(delivery)
+        self._changed.set()
+
+    def close(self) -> None:
+        """Say that no more deliveries will come."""
+        self._closed = True
+        self._changed.set()
+
+    async def take(self, deliveries_max: int, bytes_max: int) -> list[Delivery]:
+        """Wait for a delivery; take what waits with it, up to both bounds. Empty: closed, and all taken.
+
+        At least one is taken, however large. One that was delivered before comes alone: if it is what
+        brought a worker down, it brings nobody with it.
+        """
+        while not self._waiting:
+            if self._closed:
+                return []
+            self._changed.clear()
+            await self._changed.wait()
+        batch = [self._waiting.popleft()]
+        size = len(batch[0].body)
+        while (
+            self._waiting
+            and not (batch[0].redelivered or self._waiting[0].redelivered)
+            and len(batch) < deliveries_max
+            and size + len(self._waiting[0].body) <= bytes_max
+        ):
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1].body)
+        return batch

@@ -1,0 +1,114 @@
+"""One session with the broker: connect, declare, consume, answer, until it breaks or the worker stops.
+
+Whatever breaks ends the session whole: a connection or channel that closed, a consumer that the broker
+cancelled, a publish that was not confirmed. Nothing of it (channels, delivery tags, half-sent replies) lives on
+in the next one; what it had not acknowledged is delivered again.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from worker.amqp import SessionLost, flush, open_link
+from worker.backoff import delays_s
+from worker.database import Pool
+from worker.dead_letters import DeadLetters
+from worker.events import EventConsumer
+from worker.logs import describe
+from worker.requests import RequestServer
+from worker.routes import EVENT_ROUTES, REQUEST_ROUTES
+from worker.settings import WorkerSettings
+from worker.topology import TopologyMismatch, declare
+
+STEADY_SESSION_S: Final = 30
+"""A session that lasted this long was a good one: the next failure is retried quickly again."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+async def run_sessions(settings: WorkerSettings, pool: Pool, stopping: asyncio.Event) -> None:
+    """Run one session after the other until `stopping` is set. Raises TopologyMismatch.
+
+    Between two sessions it waits, the longer the more of them failed in a row.
+    """
+    delays = delays_s()
+    while not stopping.is_set():
+        started = time.monotonic()
+        try:
+            await run_session(settings, pool, stopping)
+            return
+        except TopologyMismatch:
+            raise
+        except Exception as error:
+            reason = _first(error)
+            log.warning(
+                "session_lost",
+                reason=str(reason) if isinstance(reason, SessionLost) else None,
+                **describe(reason),
+            )
+        if time.monotonic() - started > STEADY_SESSION_S:
+            delays = delays_s()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), next(delays))
+
+
+async def run_session(settings: WorkerSettings, pool: Pool, stopping: asyncio.Event) -> None:
+    """Serve until `stopping` is set and everything in hand is finished, or until something breaks.
+
+    Raises SessionLost, TopologyMismatch or one of amqp.CONNECTION_ERRORS, in a group or alone.
+    """
+    lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def note(reason: str) -> None:
+        if not lost.done():
+            lost.set_result(reason)
+
+    # A connection each: a broker that is short of memory stops reading from connections that publish, and
+    # acks on them with it.
+    async with (
+        open_link(settings, "consuming", note, confirms=False) as consuming,
+        open_link(settings, "publishing", note, confirms=True) as publishing,
+        open_link(settings, "answering", note, confirms=False) as answering,
+    ):
+        await declare(publishing.channel)
+        dead_letters = DeadLetters(publishing)
+        workers: list[EventConsumer | RequestServer] = [
+            *(
+                EventConsumer(route, consuming, pool, dead_letters, settings.prefetch_events)
+                for route in EVENT_ROUTES
+            ),
+            *(
+                RequestServer(
+                    route,
+                    consuming,
+                    answering,
+                    pool,
+                    settings.request_deadline_s,
+                    settings.reply_queue_prefixes,
+                )
+                for route in REQUEST_ROUTES
+            ),
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(_raise_when(lost))
+            running = [tasks.create_task(worker.run(stopping)) for worker in workers]
+            log.info("session_started")
+            await asyncio.gather(*running)
+            watch.cancel()
+        for link in (answering, consuming):
+            await flush(link)
+    log.info("session_ended")
+
+
+async def _raise_when(lost: asyncio.Future[str]) -> None:
+    raise SessionLost(await lost)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error itself, or the first leaf of a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

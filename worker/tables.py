@@ -1,0 +1,92 @@
+"""Results as a person reads them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from schema.events import RunStatus
+from schema.results import CheckedClaims, ExportHistory, ExportRun, ExportRunWithClaims, FoundRuns
+
+_STATUS_STYLES = {
+    RunStatus.PENDING: "yellow",
+    RunStatus.FAILED: "red",
+    RunStatus.PARTIAL: "magenta",
+    RunStatus.COMPLETED: "green",
+}
+
+LISTED_CLAIMS_MAX = 50
+"""A person reads a few claims; a script takes --json."""
+
+
+def show_history(console: Console, history: ExportHistory) -> None:
+    """A page of runs, and how to get the next one."""
+    console.print(_runs_table(history.runs))
+    total = "more than 10,000" if history.total is None else f"{history.total:,}"
+    console.print(f"{len(history.runs)} of {total} runs")
+    if history.next_cursor:
+        console.print(f"next page: --cursor {history.next_cursor}", soft_wrap=True)
+
+
+def show_found_runs(console: Console, found: FoundRuns) -> None:
+    """The runs that carried a claim, and what each did with it."""
+    console.print(_runs_table(found.runs, extra=("claim", [run.claim_outcome for run in found.runs])))
+
+
+def show_run(console: Console, run: ExportRunWithClaims) -> None:
+    """One run, fact by fact."""
+    table = Table(show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    facts = run.model_dump(mode="json", exclude={"claim_ids", "skipped_claims"}, exclude_none=True)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key}: {each}" for key, each in value.items())
+        table.add_row(name, escape(str(value)))
+    table.add_row("claimIds", _first_few(run.claim_ids))
+    table.add_row("skippedClaims", _first_few([f"{each.claim_id} ({each.reason})" for each in run.skipped_claims]))
+    console.print(table)
+
+
+def show_checked_claims(console: Console, checked: CheckedClaims) -> None:
+    """What has gone out, by which run, and what has not."""
+    table = Table("claim", "exported", "by run", "finished")
+    for claim in checked.exported:
+        for run in claim.runs:
+            table.add_row(escape(claim.claim_id), "[red]yes", str(run.run_id), _time(run.finished_at))
+    for claim_id in checked.unexported:
+        table.add_row(escape(claim_id), "[green]no", "", "")
+    console.print(table)
+
+
+def _runs_table(runs: Sequence[ExportRun], extra: tuple[str, Sequence[str]] | None = None) -> Table:
+    table = Table("created", "run", "status", "format", "by", "claims", "skipped", "notes")
+    table.columns[1].no_wrap = True
+    if extra is not None:
+        table.add_column(extra[0])
+    for position, run in enumerate(runs):
+        notes = ["conflict"] * run.has_conflict + ["deleted"] * (run.deleted_at is not None)
+        cells = [
+            _time(run.created_at),
+            str(run.run_id),
+            f"[{_STATUS_STYLES[RunStatus(run.status)]}]{run.status}",
+            escape(run.format or "?"),
+            escape(run.triggered_by or "?"),
+            str(run.claim_count),
+            str(run.skipped_count),
+            " ".join(notes),
+        ]
+        table.add_row(*cells, *([extra[1][position]] if extra is not None else []))
+    return table
+
+
+def _time(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S}"
+
+
+def _first_few(claims: Sequence[str]) -> str:
+    listed = ", ".join(claims[:LISTED_CLAIMS_MAX])
+    more = len(claims) - LISTED_CLAIMS_MAX
+    return escape(f"{listed} and {more:,} more (--json lists all)" if more > 0 else listed)
