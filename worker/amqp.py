@@ -16,6 +16,7 @@ import structlog
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import AMQPError
 
+from worker.frames import tolerate_malformed_properties
 from worker.settings import BrokerSettings
 
 CLOSE_TIMEOUT_S: Final = 3
@@ -27,6 +28,9 @@ CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.
 Delivery = aiormq.abc.DeliveredMessage
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+tolerate_malformed_properties()
 
 
 class SessionLost(Exception):

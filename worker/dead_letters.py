@@ -1,12 +1,14 @@
 """Events that cannot be processed: out of the way, with the reason, and never lost."""
 
 import asyncio
+import struct
 from datetime import UTC, datetime
 from typing import Final
 
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractExchange
+from pamqp import encode
 from pamqp.common import FieldTable
 
 from schema import names
@@ -15,7 +17,9 @@ from worker.amqp import CONNECTION_ERRORS, Delivery, Link, SessionLost
 
 PUBLISH_TIMEOUT_S: Final = 15
 DETAIL_CHARS_MAX: Final = 2_000
-"""Longer headers would not fit RabbitMQ's frame."""
+
+HEADERS_BYTES_MAX: Final = 64 * 1024
+"""Of the exporter's own headers. All headers must fit one frame of 128 KiB, or the broker hangs up."""
 
 UNTRUSTED_HEADERS: Final = (
     "x-death",
@@ -80,11 +84,7 @@ def _dead_letter(
     delivery: Delivery, queue: str, code: DeadLetterCode, detail: str
 ) -> aio_pika.Message:
     properties = delivery.header.properties
-    headers: FieldTable = {
-        key: value
-        for key, value in (properties.headers or {}).items()
-        if not key.lower().startswith(UNTRUSTED_HEADERS)
-    }
+    headers = _trusted(properties.headers or {})
     headers[names.ERROR_CODE_HEADER] = code.value
     headers[names.ERROR_DETAIL_HEADER] = detail[:DETAIL_CHARS_MAX]
     headers[names.FAILED_AT_HEADER] = datetime.now(UTC).isoformat()
@@ -101,3 +101,12 @@ def _dead_letter(
         app_id=properties.app_id,
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
     )
+
+
+def _trusted(headers: FieldTable) -> FieldTable:
+    """The exporter's own headers; none where they cannot be encoded again or would not fit."""
+    own = {key: value for key, value in headers.items() if not key.lower().startswith(UNTRUSTED_HEADERS)}
+    try:
+        return own if len(encode.field_table(own)) <= HEADERS_BYTES_MAX else {}
+    except (ValueError, TypeError, RecursionError, struct.error):
+        return {}

@@ -6,14 +6,19 @@ CREATE TYPE claim_outcome AS ENUM ('attempted', 'skipped', 'exported');
 
 CREATE TABLE export_run_events (
     event_id    uuid        PRIMARY KEY,
-    event_type  text        NOT NULL
-        CHECK (event_type IN ('run-created', 'run-finished', 'run-deleted', 'run-purged')),
+    event_type  text        NOT NULL CHECK (
+        event_type IN ('run-created', 'run-finished', 'run-deleted', 'run-purged', 'dead-letter-discarded')
+    ),
     origin      text        NOT NULL CHECK (origin IN ('event', 'request', 'command')),
-    run_id      uuid        NOT NULL,
-    org_id      text        NOT NULL CHECK (char_length(org_id) BETWEEN 1 AND 200),
+    -- A dead letter that was discarded may have named no run.
+    run_id      uuid,
+    org_id      text        CHECK (char_length(org_id) BETWEEN 1 AND 200),
     occurred_at timestamptz NOT NULL,
     received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    payload     json        NOT NULL
+    payload     json        NOT NULL,
+    CONSTRAINT of_a_run CHECK (
+        event_type = 'dead-letter-discarded' OR (run_id IS NOT NULL AND org_id IS NOT NULL)
+    )
 );
 COMMENT ON TABLE export_run_events IS
     'Append-only: every event and every write request, as it was received. The other tables follow from it.';

@@ -1,0 +1,147 @@
+"""Clients ask; what they hear."""
+
+import asyncio
+import json
+from uuid import uuid4
+
+import aio_pika
+import pytest
+
+from handlers.connection import Connection
+from tests.wire import WAIT_S, Json, Wire, run_finished
+
+pytestmark = pytest.mark.usefixtures("worker")
+
+
+def start(**fields: object) -> Json:
+    return {"orgId": "org-1", "triggeredBy": "alice", "format": "csv", **fields}
+
+
+async def test_a_run_by_request(wire: Wire, connection: Connection) -> None:
+    run = await wire.result("create-export-run", **start(targetSystem="ledger", unknownField=1))
+    assert (run["status"], run["targetSystem"], run["finishedAt"]) == ("pending", "ledger", None)
+    updated = await wire.result(
+        "update-export-run-status",
+        runId=run["runId"],
+        orgId="org-1",
+        status="completed",
+        claimIds=["c-1", "c-2"],
+    )
+    assert (updated["status"], updated["claimCount"], updated["hasConflict"]) == ("completed", 2, False)
+    checked = await wire.result("check-claims", orgId="org-1", claimIds=["c-9", "c-2", "c-1", "c-9"])
+    assert checked == {
+        "exported": [
+            {
+                "claimId": claim_id,
+                "runs": [
+                    {"runId": run["runId"], "status": "completed", "finishedAt": updated["finishedAt"]}
+                ],
+            }
+            for claim_id in ("c-2", "c-1")
+        ],
+        "unexported": ["c-9"],
+    }
+    logged = await connection.fetch(
+        "SELECT event_type, origin, payload::json ->> 'unknownField' AS unknown_field "
+        "FROM export_run_events ORDER BY received_at"
+    )
+    assert [tuple(row) for row in logged] == [
+        ("run-created", "request", "1"),
+        ("run-finished", "request", None),
+    ]
+
+
+async def test_writes_are_safe_to_repeat(wire: Wire, connection: Connection) -> None:
+    run_id = str(uuid4())
+    for operation, body in (
+        ("create-export-run", start(runId=run_id)),
+        ("update-export-run-status", {"runId": run_id, "status": "failed", "claimIds": ["c-1"]}),
+        ("delete-export-run", {"runId": run_id, "deletedBy": "bob", "reason": "a test"}),
+    ):
+        first = await wire.result(operation, **body)
+        assert await wire.result(operation, **body) == first
+    assert await connection.fetchval("SELECT count(*) FROM export_run_events") == 3
+
+
+async def test_deleting_hides_a_run_and_frees_nothing(wire: Wire) -> None:
+    finished = run_finished()
+    await wire.publish("run-finished", finished)
+    await wire.until_run(finished["runId"])
+    deleted = await wire.result(
+        "delete-export-run", runId=finished["runId"], deletedBy="bob", reason="a mistake", orgId="org-1"
+    )
+    assert (deleted["deletedBy"], deleted["deletedAt"] is not None) == ("bob", True)
+    assert (await wire.result("get-export-history", orgId="org-1"))["runs"] == []
+    history = await wire.result("get-export-history", orgId="org-1", includeDeleted=True)
+    assert [run["runId"] for run in history["runs"]] == [finished["runId"]]
+    assert (await wire.result("check-claims", orgId="org-1", claimIds=["c-1"]))["unexported"] == []
+    found = await wire.result("find-runs-by-claim-id", claimId="c-1")
+    assert [(run["runId"], run["claimOutcome"]) for run in found["runs"]] == [
+        (finished["runId"], "exported")
+    ]
+
+
+async def test_one_organisation_learns_nothing_of_another(wire: Wire) -> None:
+    finished = run_finished(orgId="org-1", claimIds=["c-1"])
+    await wire.publish("run-finished", finished)
+    await wire.until_run(finished["runId"])
+    other: Json = {"runId": finished["runId"], "orgId": "org-2"}
+    for operation, body in (
+        ("get-export-run-by-id", other),
+        ("update-export-run-status", {**other, "status": "completed", "claimIds": []}),
+        ("delete-export-run", {**other, "deletedBy": "eve", "reason": "curious"}),
+    ):
+        assert (await wire.error(operation, body))["code"] == "RUN_NOT_FOUND"
+    assert (await wire.result("find-runs-by-claim-id", claimId="c-1", orgId="org-2"))["runs"] == []
+    assert await wire.result("check-claims", orgId="org-2", claimIds=["c-1"]) == {
+        "exported": [],
+        "unexported": ["c-1"],
+    }
+    assert (await wire.result("get-export-history", orgId="org-2")) == {
+        "runs": [],
+        "nextCursor": None,
+        "total": 0,
+    }
+
+
+async def test_pages_of_history(wire: Wire) -> None:
+    """Walked by cursor while new runs arrive: each run once, newest first."""
+    before = [(await wire.result("create-export-run", **start()))["runId"] for _ in range(7)]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await wire.result("get-export-history", orgId="org-1", limit=3, cursor=cursor)
+        seen += [run["runId"] for run in page["runs"]]
+        cursor = page["nextCursor"]
+        if cursor is None:
+            break
+        await wire.result("create-export-run", **start())
+    assert seen == before[::-1]
+    assert page["total"] == 9
+    by_offset = await wire.result("get-export-history", orgId="org-1", limit=3, offset=2)
+    assert [run["runId"] for run in by_offset["runs"]] == before[::-1][:3]
+
+
+@pytest.mark.parametrize("queue_name", ["", "reply.panel"], ids=["server-named", "allowed prefix"])
+async def test_ordinary_reply_queues(wire: Wire, queue_name: str) -> None:
+    replies = await wire.channel.declare_queue(queue_name, exclusive=True)
+    rpc = await wire.channel.get_exchange("export-runs.rpc")
+    body = json.dumps({"orgId": "org-1", "claimIds": ["c-1"]}).encode()
+    request = aio_pika.Message(body, reply_to=replies.name, correlation_id="mine")
+    await rpc.publish(request, "check-claims")
+    reply = await replies.get(timeout=WAIT_S, fail=False) or await _next(replies)
+    assert reply.correlation_id == "mine"
+    assert json.loads(reply.body) == {"ok": True, "result": {"exported": [], "unexported": ["c-1"]}}
+
+
+async def _next(queue: aio_pika.abc.AbstractQueue) -> aio_pika.abc.AbstractIncomingMessage:
+    async with queue.iterator(timeout=WAIT_S) as messages:
+        return await anext(messages)
+
+
+async def test_many_clients_at_once_each_get_their_own_answer(wire: Wire) -> None:
+    async def ask(number: int) -> None:
+        checked = await wire.result("check-claims", orgId="org-1", claimIds=[f"c-{number}"])
+        assert checked["unexported"] == [f"c-{number}"]
+
+    await asyncio.gather(*(ask(number) for number in range(200)))
