@@ -19,7 +19,7 @@ from aio_pika.exceptions import AMQPError
 from worker.frames import tolerate_malformed_properties
 from worker.settings import BrokerSettings
 
-CLOSE_TIMEOUT_S: Final = 3
+CLOSE_TIMEOUT_S: Final = 2
 CANCEL_TIMEOUT_S: Final = 5
 
 CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)

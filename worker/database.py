@@ -57,8 +57,10 @@ def meaning_of(error: BaseException) -> Failure:
             return Failure.UNAVAILABLE
         return Failure.UNSTORABLE if sqlstate.startswith(_UNSTORABLE) else Failure.BUG
     if isinstance(error, asyncpg.InterfaceError):
-        # asyncpg's own errors have no SQLSTATE: a value it cannot encode, or a connection that is gone.
-        return Failure.UNSTORABLE if isinstance(error, ValueError) else Failure.UNAVAILABLE
+        # asyncpg's own errors have no SQLSTATE: a value it cannot encode, a connection that is gone, a URL it
+        # cannot read.
+        a_value = isinstance(error, ValueError) and not isinstance(error, asyncpg.ClientConfigurationError)
+        return Failure.UNSTORABLE if a_value else Failure.UNAVAILABLE
     if isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError):
         return Failure.UNAVAILABLE
     return Failure.BUG

@@ -6,9 +6,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from typer.testing import CliRunner
 
 from tests.commands import export_runs
 from tests.wire import Wire, run_created, run_finished
+from worker.cli import app
 from worker.settings import WorkerSettings
 
 
@@ -140,7 +142,7 @@ async def test_the_environment_is_checked(settings: WorkerSettings) -> None:
     [[], ["worker"], ["migrate"], ["purge"], ["history"], ["run"], ["claims", "check"], ["publish"]],
     ids=" ".join,
 )
-async def test_help_teaches(settings: WorkerSettings, command: list[str]) -> None:
-    helped = await export_runs(*command, "--help", settings=settings)
-    assert helped.code == 0
-    assert len(helped.out.splitlines()) > 5
+def test_help_teaches(command: list[str]) -> None:
+    helped = CliRunner().invoke(app, [*command, "--help"])
+    assert helped.exit_code == 0
+    assert len(helped.output.splitlines()) > 5
