@@ -244,4 +244,8 @@ def _digest(text: str) -> bytes:
 
 def _same_json(one: str, other: str) -> bool:
     """Whether two JSON texts say the same; white space and the order of members do not matter."""
-    return one == other or json.loads(one) == json.loads(other)
+    return one == other or _canonical(one) == _canonical(other)
+
+
+def _canonical(text: str) -> str:
+    return json.dumps(json.loads(text), sort_keys=True)

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import hashlib
-import hmac
 import struct
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
@@ -70,7 +69,7 @@ def encode_cursor(last: ExportRun, org_id: str) -> str:
     position = Position(last.created_at, last.run_id)
     microseconds = (position.created_at - _EPOCH) // _MICROSECOND
     packed = _CURSOR.pack(microseconds, position.run_id.bytes, _checksum(position, org_id))
-    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+    return _encode(packed)
 
 
 def decode_cursor(cursor: str, org_id: str) -> Position:
@@ -85,9 +84,13 @@ def decode_cursor(cursor: str, org_id: str) -> Position:
         position = Position(_EPOCH + microseconds * _MICROSECOND, UUID(bytes=run_id))
     except (binascii.Error, struct.error, ValueError, OverflowError):
         raise _not_a_cursor() from None
-    if not hmac.compare_digest(checksum, _checksum(position, org_id)):
+    if checksum != _checksum(position, org_id) or cursor != _encode(packed):
         raise _not_a_cursor()
     return position
+
+
+def _encode(packed: bytes) -> str:
+    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
 def _checksum(position: Position, org_id: str) -> bytes:

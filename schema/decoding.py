@@ -1,5 +1,6 @@
 """From the bytes of a body to a model, or to errors that name the field."""
 
+import re
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -70,6 +71,9 @@ def _message(detail: ErrorDetails) -> str:
             return _PATTERN_MESSAGES[context["pattern"]]
         case "value_error":
             return str(context["error"])
+        case "literal_error":
+            # pydantic quotes the members of an enum as Python, with their values in quotation marks.
+            return "must be one of " + ", ".join(re.findall("'[^']*'", context["expected"]))
         case "json_invalid":
             return f"is not JSON: {context['error']}"
         case _:

@@ -51,6 +51,8 @@ _UNSTORABLE: Final = ("21", "22", "23", "54")
 
 def meaning_of(error: BaseException) -> Failure:
     """What an exception from the database means for the message that met it."""
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Failure.UNAVAILABLE  # a migration changed a table under us; the next attempt plans anew
     if isinstance(error, asyncpg.PostgresError):
         sqlstate = error.sqlstate or ""
         if sqlstate.startswith(_UNAVAILABLE):
@@ -116,6 +118,9 @@ def server_settings(settings: DatabaseSettings) -> dict[str, str]:
         ),
         # Every query is short; compiling one would take longer than running it.
         "jit": "off",
+        # The right plan is the same for every value: probe the index. Planned for its values, a batch of some
+        # hundred ids may read a small table whole, and that plan goes on being used while the table grows.
+        "plan_cache_mode": "force_generic_plan",
     }
 
 

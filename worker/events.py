@@ -23,8 +23,9 @@ from worker.inbox import Inbox
 from worker.logs import describe
 from worker.routes import EventRoute
 
-BATCH_EVENTS_MAX: Final = 250
-"""Larger batches store no faster and hold their locks longer."""
+BATCH_EVENTS_MAX: Final = 200
+"""Larger batches store hardly faster, and hold their locks longer. Half the prefetch: one is written while the
+next one gathers."""
 
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 """A batch of large events is small: one of 4 MiB is written alone."""
@@ -63,26 +64,47 @@ class EventConsumer:
         self._dead_letters = dead_letters
         self._prefetch = prefetch
         self._inbox = Inbox()
+        self._consumer_tag: str | None = None
+        self._changing_consumer = asyncio.Lock()
         self._requeues: set[asyncio.Task[None]] = set()
         self._log = log.bind(event_type=route.event_type)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consume until `stopping` is set; what is in hand by then is finished first."""
-        queue = names.event_queue(self._route.event_type)
-        consumer_tag = await start_consuming(self._link, queue, self._prefetch, self._inbox.put)
+        """Consume until `stopping` is set; what is in hand by then is finished first.
 
-        async def stop() -> None:
-            await stopping.wait()
-            await stop_consuming(self._link, consumer_tag)
-            self._inbox.close()
-
+        It begins with one event at a time, and goes on so while they were delivered before: if one of them
+        ended the worker that held it, it will end this one with nothing else in hand. Only its own
+        delivery count rises, until RabbitMQ takes it out of the way.
+        """
         async with asyncio.TaskGroup() as tasks:
-            stopper = tasks.create_task(stop())
+            await self._consume(1)
+            stopper = tasks.create_task(self._stop_when(stopping))
+            cautious = True
             while batch := await self._inbox.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
                 await self._process(batch, stopping)
+                if cautious and not batch[0].redelivered:
+                    cautious = False
+                    await self._consume(self._prefetch)
             await stopper
             for waiting in self._requeues:
                 waiting.cancel()
+
+    async def _consume(self, prefetch: int) -> None:
+        """Start to consume, in place of the consumer there was: RabbitMQ sets the prefetch once a consumer."""
+        async with self._changing_consumer:
+            if self._inbox.closed:
+                return
+            if self._consumer_tag is not None:
+                await stop_consuming(self._link, self._consumer_tag)
+            queue = names.event_queue(self._route.event_type)
+            self._consumer_tag = await start_consuming(self._link, queue, prefetch, self._inbox.put)
+
+    async def _stop_when(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        async with self._changing_consumer:
+            assert self._consumer_tag is not None
+            await stop_consuming(self._link, self._consumer_tag)
+            self._inbox.close()
 
     async def _process(self, batch: Sequence[Delivery], stopping: asyncio.Event) -> None:
         decoded: list[Decoded] = []

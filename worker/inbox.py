@@ -12,7 +12,7 @@ class Inbox:
     def __init__(self) -> None:
         self._waiting: deque[Delivery] = deque()
         self._changed = asyncio.Event()
-        self._closed = False
+        self.closed = False
 
     def put(self, delivery: Delivery) -> None:
         """Add a delivery."""
@@ -21,7 +21,7 @@ class Inbox:
 
     def close(self) -> None:
         """Say that no more deliveries will come."""
-        self._closed = True
+        self.closed = True
         self._changed.set()
 
     async def take(self, deliveries_max: int, bytes_max: int) -> list[Delivery]:
@@ -31,7 +31,7 @@ class Inbox:
         brought a worker down, it brings nobody with it.
         """
         while not self._waiting:
-            if self._closed:
+            if self.closed:
                 return []
             self._changed.clear()
             await self._changed.wait()

@@ -6,9 +6,8 @@ operator has a reason to move are constants where they are used.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from pydantic import field_validator
 
 _ENVIRONMENT = SettingsConfigDict(env_prefix="EXPORT_RUNS_", frozen=True, hide_input_in_errors=True)
 
@@ -18,7 +17,7 @@ class BrokerSettings(BaseSettings):
 
     model_config = _ENVIRONMENT
 
-    amqp_url: SecretStr
+    amqp_url: Annotated[SecretStr, Field(min_length=1)]
     """`amqp://user:password@host:port/vhost`, or `amqps://`."""
 
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
@@ -33,7 +32,7 @@ class DatabaseSettings(BaseSettings):
 
     model_config = _ENVIRONMENT
 
-    database_url: SecretStr
+    database_url: Annotated[SecretStr, Field(min_length=1)]
     """`postgresql://user:password@host:port/database`."""
 
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
@@ -54,7 +53,7 @@ class DatabaseSettings(BaseSettings):
 class WorkerSettings(BrokerSettings, DatabaseSettings):
     """What the worker needs."""
 
-    prefetch_events: Annotated[int, Field(ge=1, le=10_000)] = 500
+    prefetch_events: Annotated[int, Field(ge=1, le=10_000)] = 400
     """Unacknowledged events the worker holds, for each event queue. A body has up to 4 MiB."""
 
     request_deadline_s: Annotated[float, Field(gt=0, le=600)] = 30

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -37,7 +38,7 @@ def show_found_runs(console: Console, found: FoundRuns) -> None:
 
 def show_run(console: Console, run: ExportRunWithClaims) -> None:
     """One run, fact by fact."""
-    table = Table(show_header=False)
+    table = Table(show_header=False, box=None)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     facts = run.model_dump(mode="json", exclude={"claim_ids", "skipped_claims"}, exclude_none=True)
@@ -52,7 +53,8 @@ def show_run(console: Console, run: ExportRunWithClaims) -> None:
 
 def show_checked_claims(console: Console, checked: CheckedClaims) -> None:
     """What has gone out, by which run, and what has not."""
-    table = Table("claim", "exported", "by run", "finished")
+    table = Table("claim", "exported", "by run", "finished", box=SIMPLE_HEAD)
+    table.columns[2].no_wrap = True
     for claim in checked.exported:
         for run in claim.runs:
             table.add_row(escape(claim.claim_id), "[red]yes", str(run.run_id), _time(run.finished_at))
@@ -62,8 +64,9 @@ def show_checked_claims(console: Console, checked: CheckedClaims) -> None:
 
 
 def _runs_table(runs: Sequence[ExportRun], extra: tuple[str, Sequence[str]] | None = None) -> Table:
-    table = Table("created", "run", "status", "format", "by", "claims", "skipped", "notes")
-    table.columns[1].no_wrap = True
+    table = Table("created", "run", "status", "format", "by", "claims", "skipped", "notes", box=SIMPLE_HEAD)
+    for column in table.columns[:3]:
+        column.no_wrap = True
     if extra is not None:
         table.add_column(extra[0])
     for position, run in enumerate(runs):

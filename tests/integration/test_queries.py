@@ -1,0 +1,139 @@
+"""Every query fits the migrated schema; what it takes and what it gives is written down here once."""
+
+import asyncpg
+import pytest
+
+import sql
+from handlers.connection import Connection
+from worker.database import Failure, meaning_of
+
+RUN = (
+    "run_id uuid, org_id text, created_at timestamptz, created_event_id uuid, created_digest bytea, "
+    "triggered_by text, format text, target_system text, period_start date, period_end date, "
+    "retry_of_run_id uuid, override_reason text, override_approved_by text, status run_status, "
+    "finished_at timestamptz, finished_event_id uuid, finished_digest bytea, error_code text, "
+    "error_detail text, artifact_key text, artifact_sha256 text, artifact_size_bytes int8, "
+    "external_ack_id text, claim_count int4, skipped_count int4, deleted_at timestamptz, deleted_by text, "
+    "deleted_reason text, has_conflict bool"
+)
+
+# The query, its parameters' types, its columns.
+QUERIES = {
+    "check_claims": (
+        "text, text[]",
+        "claim_id text, run_id uuid, status run_status, finished_at timestamptz",
+    ),
+    "count_history": ("text, timestamptz, timestamptz, text, text, bool, int8", "count int8"),
+    "create_migrations_table": ("", ""),
+    "delete_run": ("uuid, timestamptz, text, text", ""),
+    "find_reused_event_ids": (
+        "uuid[], text[], text",
+        "event_id uuid, event_type text, logged_payload text, payload text",
+    ),
+    "find_runs_by_claim": ("text, text, int8", f"{RUN}, claim_outcome claim_outcome"),
+    "freed_by_purge": ("uuid", "claim_id text"),
+    "get_run_for_update": ("uuid", RUN),
+    "get_run_with_claims": (
+        "uuid, text",
+        f"{RUN}, claim_ids text[], skipped_claim_ids text[], skip_reasons text[]",
+    ),
+    "insert_events": ("uuid[], text, text, uuid[], text[], timestamptz[], text[]", "event_id uuid"),
+    "list_applied_migrations": ("", "version int4, name text, sha256 text"),
+    "list_history": (
+        "text, timestamptz, uuid, timestamptz, timestamptz, text, text, bool, int8, int8",
+        RUN,
+    ),
+    "lock_migrations": ("", "pg_advisory_xact_lock void"),
+    "lock_run": ("uuid", "pg_advisory_xact_lock void, now timestamptz"),
+    "merge_claims": ("text[], text[], uuid[], text[], text[]", ""),
+    "merge_created": (
+        "uuid[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], date[], date[], uuid[], "
+        "text[], text[]",
+        "run_id uuid, has_conflict bool",
+    ),
+    "merge_finished": (
+        "uuid[], text[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], text[], int8[], "
+        "text[], int4[], int4[]",
+        "run_id uuid, has_conflict bool",
+    ),
+    "purge_claims": ("uuid", ""),
+    "purge_run": ("uuid", ""),
+    "recount_claims": ("uuid[]", ""),
+    "record_migration": ("int4, text, text", ""),
+}
+
+
+async def test_every_query_takes_and_gives_what_is_written_down(connection: Connection) -> None:
+    found = {}
+    for name in sql.query_names():
+        statement = await connection.prepare(sql.query(name))
+        found[name] = (
+            ", ".join(each.name for each in statement.get_parameters()),
+            ", ".join(f"{each.name} {each.type.name}" for each in statement.get_attributes()),
+        )
+    assert found == QUERIES
+
+
+def test_an_unknown_query_is_not_found() -> None:
+    with pytest.raises(FileNotFoundError):
+        sql.query("no_such_query")
+
+
+# A row that each table takes, as SQL.
+ROWS = {
+    "export_run_events": {
+        "event_id": "gen_random_uuid()",
+        "event_type": "'run-created'",
+        "origin": "'event'",
+        "run_id": "gen_random_uuid()",
+        "org_id": "'org-1'",
+        "occurred_at": "now()",
+        "payload": "'{}'",
+    },
+    "export_runs": {"run_id": "gen_random_uuid()", "org_id": "'org-1'", "created_at": "now()"},
+    "export_run_claims": {
+        "claim_id": "'c-1'",
+        "org_id": "'org-1'",
+        "run_id": "gen_random_uuid()",
+        "outcome": "'exported'",
+    },
+}
+
+# What it does not take in one column, whatever a bug may try.
+REFUSED = [
+    ("export_run_events", "event_type", "'run-paused'"),
+    ("export_run_events", "origin", "'rumour'"),
+    ("export_run_events", "payload", "'{'"),
+    ("export_run_events", "org_id", "repeat('x', 201)"),
+    ("export_runs", "org_id", "''"),
+    ("export_runs", "format", "repeat('x', 201)"),
+    ("export_runs", "error_detail", "repeat('x', 2001)"),
+    ("export_runs", "artifact_size_bytes", "-1"),
+    ("export_runs", "claim_count", "-1"),
+    ("export_runs", "skipped_count", "-1"),
+    ("export_runs", "status", "'completed'"),
+    ("export_runs", "status", "'done'"),
+    ("export_runs", "finished_at", "now()"),
+    ("export_runs", "created_event_id", "gen_random_uuid()"),
+    ("export_runs", "triggered_by", "'alice'"),
+    ("export_run_claims", "claim_id", "repeat('x', 201)"),
+    ("export_run_claims", "claim_id", "''"),
+    ("export_run_claims", "outcome", "'lost'"),
+    ("export_run_claims", "org_id", "NULL"),
+]
+
+
+async def test_the_database_refuses_what_no_state_can_be(connection: Connection) -> None:
+    async def insert(table: str, row: dict[str, str]) -> None:
+        names, values = ", ".join(row), ", ".join(row.values())
+        await connection.execute(" ".join(("INSERT INTO", table, "(", names, ") VALUES (", values, ")")))
+
+    for table, row in ROWS.items():
+        await insert(table, row)
+    found: dict[tuple[str, str, str], Failure | None] = dict.fromkeys(REFUSED)
+    for table, column, value in REFUSED:
+        try:
+            await insert(table, ROWS[table] | {column: value})
+        except asyncpg.PostgresError as error:
+            found[table, column, value] = meaning_of(error)
+    assert found == dict.fromkeys(REFUSED, Failure.UNSTORABLE)

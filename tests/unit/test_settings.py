@@ -1,0 +1,143 @@
+"""The environment and nothing else, checked before anything starts, secrets out of sight."""
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from worker.database import server_settings
+from worker.settings import BrokerSettings, DatabaseSettings, WorkerSettings
+
+AMQP_URL = "amqp://guest:amqp-secret@broker/vhost"
+DATABASE_URL = "postgresql://me:database-secret@server/runs"
+
+Environment = pytest.MonkeyPatch
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """An environment with the two URLs, and nothing else of ours."""
+    for name in list(os.environ):
+        if name.upper().startswith("EXPORT_RUNS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("EXPORT_RUNS_AMQP_URL", AMQP_URL)
+    monkeypatch.setenv("EXPORT_RUNS_DATABASE_URL", DATABASE_URL)
+    return monkeypatch
+
+
+def from_environment(model: type[Settings]) -> Settings:
+    return model()
+
+
+def refused_fields() -> list[str]:
+    """The settings that the environment gives wrong. There must be one."""
+    with pytest.raises(ValidationError) as refused:
+        from_environment(WorkerSettings)
+    return [".".join(map(str, each["loc"])) for each in refused.value.errors()]
+
+
+def test_two_urls_are_enough() -> None:
+    settings = from_environment(WorkerSettings)
+    assert settings.amqp_url.get_secret_value() == AMQP_URL
+    assert settings.database_url.get_secret_value() == DATABASE_URL
+    assert settings.reply_queue_prefixes == ("reply.",)
+    assert settings.purge_enabled is False
+
+
+@pytest.mark.parametrize("name", ["amqp_url", "database_url"])
+def test_a_missing_url_is_named(environment: Environment, name: str) -> None:
+    environment.delenv(f"EXPORT_RUNS_{name.upper()}")
+    assert refused_fields() == [name]
+
+
+def test_a_command_needs_only_what_it_uses(environment: Environment) -> None:
+    environment.delenv("EXPORT_RUNS_AMQP_URL")
+    assert from_environment(DatabaseSettings).statement_timeout_s == 10
+    environment.delenv("EXPORT_RUNS_DATABASE_URL")
+    environment.setenv("EXPORT_RUNS_AMQP_URL", AMQP_URL)
+    assert from_environment(BrokerSettings).heartbeat_s == 10
+
+
+def test_a_dotenv_file_is_not_read(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("EXPORT_RUNS_PURGE_ENABLED=true\n")
+    environment.chdir(tmp_path)
+    assert from_environment(DatabaseSettings).purge_enabled is False
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param("answers.", ("answers.",), id="one"),
+        pytest.param("reply.,answers.", ("reply.", "answers."), id="two"),
+        pytest.param(" reply. , ,answers.,", ("reply.", "answers."), id="spaces and empty parts"),
+        pytest.param("", (), id="none"),
+    ],
+)
+def test_prefixes_are_separated_by_commas(
+    environment: Environment, value: str, expected: tuple[str, ...]
+) -> None:
+    environment.setenv("EXPORT_RUNS_REPLY_QUEUE_PREFIXES", value)
+    assert from_environment(WorkerSettings).reply_queue_prefixes == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["export-runs.", "export-runs.rpc.", "export-runs.run-created", "export-runs", "e", "reply.,export"],
+)
+def test_replies_never_go_into_our_own_queues(environment: Environment, value: str) -> None:
+    environment.setenv("EXPORT_RUNS_REPLY_QUEUE_PREFIXES", value)
+    assert refused_fields() == ["reply_queue_prefixes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("connect_timeout_s", "0"),
+        ("connect_timeout_s", "inf"),
+        ("connect_timeout_s", "nan"),
+        ("heartbeat_s", "0"),
+        ("heartbeat_s", "601"),
+        ("statement_timeout_s", "0"),
+        ("lock_timeout_s", "-1"),
+        ("statement_cache_size", "-1"),
+        ("prefetch_events", "0"),
+        ("prefetch_events", "10001"),
+        ("request_deadline_s", "soon"),
+        ("shutdown_s", "0"),
+        ("log_level", "trace"),
+        ("purge_enabled", "perhaps"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(environment: Environment, name: str, value: str) -> None:
+    environment.setenv(f"EXPORT_RUNS_{name.upper()}", value)
+    assert refused_fields() == [name]
+
+
+def test_secrets_do_not_show(environment: Environment) -> None:
+    settings = from_environment(WorkerSettings)
+    shown = [repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()]
+    environment.setenv("EXPORT_RUNS_HEARTBEAT_S", "hidden-secret")
+    with pytest.raises(ValidationError) as refused:
+        from_environment(WorkerSettings)
+    shown += [str(refused.value), repr(refused.value)]
+    assert [text for text in shown if "secret" in text] == []
+
+
+def test_settings_do_not_change() -> None:
+    settings = from_environment(WorkerSettings)
+    for name, value in settings:
+        with pytest.raises(ValidationError):
+            setattr(settings, name, value)
+
+
+def test_postgresql_is_told_its_bounds_in_milliseconds(environment: Environment) -> None:
+    environment.setenv("EXPORT_RUNS_STATEMENT_TIMEOUT_S", "1.5")
+    environment.setenv("EXPORT_RUNS_LOCK_TIMEOUT_S", "0.0001")
+    asked = server_settings(from_environment(DatabaseSettings))
+    assert asked["statement_timeout"] == "1500"
+    assert asked["lock_timeout"] == "1", "0 would mean without end"
+    assert int(asked["idle_in_transaction_session_timeout"]) > 1500

@@ -1,0 +1,293 @@
+"""The house keeps its order: what imports what, where SQL lives, what is explained, what stays private."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+import sql
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = ("schema", "sql", "handlers", "worker")
+FUNCTION_LINES_MAX = 60
+
+SQL = re.compile(
+    r"\bSELECT\s|\bINSERT INTO\b|\bUPDATE \S+ SET\b|\bDELETE FROM\b|\bTRUNCATE\b|\bLOCK TABLE\b"
+    r"|\b(CREATE|ALTER|DROP) (TABLE|INDEX|TYPE|FUNCTION|TRIGGER|DATABASE|SCHEMA|ROLE)\b|\bpg_\w+\("
+)
+SENDING = {"fetch", "fetchrow", "fetchval", "execute", "executemany"}
+
+Found = Iterable[ast.AST]
+
+
+@cache
+def files() -> list[Path]:
+    """Every file of the project: what git tracks or would add, or where there is no git, what lies here."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    names = [name for name in listed.stdout.split("\0") if name]
+    found = [ROOT / name for name in names] or list(ROOT.rglob("*"))
+    return sorted(path for path in found if path.is_file() and not hidden_or_made(path))
+
+
+def hidden_or_made(path: Path) -> bool:
+    made = {"__pycache__", "build", "dist", "node_modules"}
+    folders = path.relative_to(ROOT).parts[:-1]
+    return any(part in made or (part.startswith(".") and part != ".github") for part in folders)
+
+
+def python_files(*folders: str) -> list[Path]:
+    """The Python files in these folders, or all."""
+    return [
+        path
+        for path in files()
+        if path.suffix == ".py" and (not folders or path.relative_to(ROOT).parts[0] in folders)
+    ]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """Each import with the first part of its module's name; "." where it is relative."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node, alias.name.split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            yield node, "." * node.level or (node.module or "").split(".")[0]
+
+
+def imports_only(*allowed: str) -> Callable[[ast.Module], Found]:
+    """Breaks on an import of anything but these and the standard library."""
+    return lambda tree: [
+        node for node, name in imported(tree) if name not in allowed and name not in sys.stdlib_module_names
+    ]
+
+
+def imports_none_of(*forbidden: str) -> Callable[[ast.Module], Found]:
+    """Breaks on an import of one of these."""
+    return lambda tree: [node for node, name in imported(tree) if name in forbidden]
+
+
+def documented(tree: ast.Module) -> Iterator[tuple[ast.AST, str | None]]:
+    """The module, its public classes and functions, and their public methods, each with its docstring."""
+    if tree.body:
+        yield tree.body[0], ast.get_docstring(tree)
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.name.startswith("_"):
+                continue
+            yield node, ast.get_docstring(node)
+        if isinstance(node, ast.ClassDef):
+            waiting += node.body
+
+
+def texts(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Every text that is more than a comment: no docstring, and no text that stands alone."""
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node
+
+
+def texts_like(pattern: re.Pattern[str]) -> Callable[[ast.Module], Found]:
+    """Breaks on a text that has the pattern in it."""
+    return lambda tree: [node for node in texts(tree) if pattern.search(str(node.value))]
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str, str]]:
+    """Each call of `owner.name(...)`, with both names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node, ast.unparse(node.func.value), node.func.attr
+
+
+def undocumented(tree: ast.Module) -> Found:
+    return [node for node, docstring in documented(tree) if not docstring]
+
+
+def long_functions(tree: ast.Module) -> Found:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            if node.end_lineno - node.lineno >= FUNCTION_LINES_MAX:
+                yield node
+
+
+def lost_tasks(tree: ast.Module) -> Found:
+    """A task that nothing refers to may be collected while it runs, and its exception is never seen."""
+    thrown_away = {
+        id(node.value if isinstance(node, ast.Expr) else node.body)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr | ast.Lambda)
+    }
+    for call, owner, name in calls(tree):
+        makes_task = name in ("create_task", "ensure_future") and owner.endswith(
+            ("asyncio", "loop", "loop()")
+        )
+        if makes_task and id(call) in thrown_away:
+            yield call
+
+
+def unnamed_statements(tree: ast.Module) -> Found:
+    """Statements sent to the database that are neither `sql.query("...")` nor a migration's."""
+    for call, _, name in calls(tree):
+        if name in SENDING:
+            statement = ast.unparse(call.args[0]) if call.args else ""
+            if not re.fullmatch(r"sql\.query\('\w+'\)|migration\.statements", statement):
+                yield call
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must not be found in the Python files of some folders, and an example of it."""
+
+    name: str
+    folders: tuple[str, ...]
+    find: Callable[[ast.Module], Found]
+    broken_by: str
+
+
+RULES = [
+    Rule(
+        "schema is on its own", ("schema",), imports_only("pydantic", "pydantic_core", "."), "import schema"
+    ),
+    Rule("sql is on its own", ("sql",), imports_only("."), "import asyncpg"),
+    Rule("handlers know no worker", ("handlers",), imports_none_of("worker"), "from worker.app import x"),
+    Rule(
+        "handlers know no AMQP",
+        ("handlers",),
+        imports_none_of("aio_pika", "aiormq", "pamqp"),
+        "def f():\n    import aio_pika",
+    ),
+    Rule(
+        "the product needs nothing that is not shipped",
+        PRODUCT,
+        imports_none_of("tests", "local", "benchmarks"),
+        "import local.services",
+    ),
+    Rule(
+        "only sql reads .sql files",
+        ("schema", "handlers", "worker"),
+        texts_like(re.compile(r"\.sql\b")),
+        "x = 'a.sql'",
+    ),
+    Rule(
+        "queries have names",
+        ("handlers", "worker"),
+        unnamed_statements,
+        "connection.fetch(f'{sql.query(1)} LIMIT 1')",
+    ),
+    Rule("explained", PRODUCT, undocumented, '"""A module."""\nclass A:\n    """A."""\n    def f(self): ...'),
+    Rule("functions fit a screen", PRODUCT, long_functions, "def f():\n" + "    x\n" * FUNCTION_LINES_MAX),
+    Rule("tasks are held", PRODUCT, lost_tasks, "asyncio.create_task(f())"),
+    Rule("tasks in callbacks are held", PRODUCT, lost_tasks, "on(lambda: asyncio.ensure_future(f()))"),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_is_kept(rule: Rule) -> None:
+    paths = python_files(*rule.folders)
+    assert {path.relative_to(ROOT).parts[0] for path in paths} == set(rule.folders)
+    assert [place(path, node) for path in paths for node in rule.find(parsed(path))] == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_can_be_broken(rule: Rule) -> None:
+    assert list(rule.find(ast.parse(rule.broken_by)))
+
+
+def place(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+def test_sql_lives_in_sql() -> None:
+    elsewhere = [path for path in python_files() if path.relative_to(ROOT).parts[0] not in ("sql", "tests")]
+    find = texts_like(SQL)
+    assert [place(path, node) for path in elsewhere for node in find(parsed(path))] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["SELECT 1", "INSERT INTO t", "update: UPDATE t SET a = 1", "DROP TABLE t", "pg_sleep(1)"]
+)
+def test_sql_is_recognised(text: str) -> None:
+    assert SQL.search(text)
+
+
+def test_every_query_is_used_and_every_used_query_is_there() -> None:
+    used = {
+        call.args[0].value
+        for path in python_files("handlers", "worker")
+        for call, owner, name in calls(parsed(path))
+        if (owner, name) == ("sql", "query") and isinstance(call.args[0], ast.Constant)
+    }
+    assert used == set(sql.query_names())
+
+
+# In parts, so that this file does not find itself.
+MACHINE_PATHS = re.compile(
+    "|".join(
+        [
+            r"(?<![\w.~-])/" + r"(?:ho" + r"me|Us" + r"ers)/\w+",
+            r"(?<![\w.~-])/" + r"ro" + r"ot/",
+            r"(?<![\w.~-])/" + r"wo" + r"rk/",
+            r"(?<![\w.~-])/" + r"tmp/[\w.]+",
+            r"[A-Z]:\\" + r"Us" + r"ers\\",
+        ]
+    )
+)
+PRIVATE_HOSTS = re.compile(
+    r"https?://[^\s/\"']*(?:arti" + r"factory|nex" + r"us|pro" + r"xy|mir" + r"ror|\.inter" + r"nal|\.corp)\b"
+)
+URL = re.compile(r"https?://[^\s\"'<>)]+")
+
+
+def text_files() -> Iterator[tuple[Path, str]]:
+    for path in files():
+        try:
+            yield path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+def test_no_file_names_a_machine() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path, text in text_files()
+        for pattern in (MACHINE_PATHS, PRIVATE_HOSTS)
+        for match in pattern.finditer(text)
+    ]
+    assert found == []
+
+
+def test_lock_files_name_no_registry() -> None:
+    hosts = {
+        urlsplit(url).hostname
+        for path, text in text_files()
+        if path.suffix == ".lock" or path.name.startswith("requirements")
+        for url in URL.findall(text)
+    }
+    assert hosts == set()
+
+
+@pytest.mark.parametrize(
+    "text", ["see /ho" + "me/me/x", "'/wo" + "rk/main'", "https://pypi.pro" + "xy.example/simple"]
+)
+def test_a_machine_is_recognised(text: str) -> None:
+    assert MACHINE_PATHS.search(text) or PRIVATE_HOSTS.search(text)
