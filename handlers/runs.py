@@ -1,6 +1,6 @@
 """Runs, as rows and as results: one run by its id, and the runs that carried a claim."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from asyncpg import Record
 
@@ -33,9 +33,7 @@ async def get_export_run_by_id(connection: Connection, request: GetExportRunById
 
 async def find_runs_by_claim_id(connection: Connection, request: FindRunsByClaimId) -> FoundRuns:
     """The runs that carried a claim, deleted ones too, newest first, at most FOUND_RUNS_MAX."""
-    rows = await connection.fetch(
-        sql.query("find_runs_by_claim"), request.claim_id, request.org_id, FOUND_RUNS_MAX
-    )
+    rows = await connection.fetch(sql.query("find_runs_by_claim"), request.claim_id, request.org_id, FOUND_RUNS_MAX)
     return FoundRuns(
         runs=[run_of_row(ExportRunOfClaim, row, claim_outcome=ClaimOutcome(row["claim_outcome"])) for row in rows]
     )
@@ -43,7 +41,7 @@ async def find_runs_by_claim_id(connection: Connection, request: FindRunsByClaim
 
 def run_of_row(result: type[Run], facts: Record, **more: Any) -> Run:
     """A row of export_runs as a result, with what that result has beyond ExportRun."""
-    return result.model_construct(
+    run = result.model_construct(
         run_id=facts["run_id"],
         org_id=facts["org_id"],
         triggered_by=facts["triggered_by"],
@@ -65,14 +63,13 @@ def run_of_row(result: type[Run], facts: Record, **more: Any) -> Run:
         ),
         external_ack_id=facts["external_ack_id"],
         retry_of_run_id=facts["retry_of_run_id"],
-        override=_nested(
-            Override, reason=facts["override_reason"], approved_by=facts["override_approved_by"]
-        ),
+        override=_nested(Override, reason=facts["override_reason"], approved_by=facts["override_approved_by"]),
         deleted_at=facts["deleted_at"],
         deleted_by=facts["deleted_by"],
         has_conflict=facts["has_conflict"],
         **more,
     )
+    return cast(Run, run)
 
 
 Nested = TypeVar("Nested", RunError, Artifact, Override)

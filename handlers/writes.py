@@ -21,8 +21,8 @@ from schema.events import (
     RunFinished,
     RunStatus,
 )
-from schema.requests import CreateExportRun, DeleteExportRun, UpdateExportRunStatus
 from schema.fields import WireModel
+from schema.requests import CreateExportRun, DeleteExportRun, UpdateExportRunStatus
 from schema.results import ExportRun
 
 from .connection import Connection
@@ -95,12 +95,8 @@ async def delete_export_run(connection: Connection, request: DeleteExportRun) ->
             if (stored["deleted_by"], stored["deleted_reason"]) != (request.deleted_by, request.reason):
                 raise _conflict("runId", "is deleted already, by somebody else or for another reason")
             return run_of_row(ExportRun, stored)
-        await log_write(
-            connection, RUN_DELETED, "request", request.run_id, stored["org_id"], now, request.payload
-        )
-        await connection.execute(
-            sql.query("delete_run"), request.run_id, now, request.deleted_by, request.reason
-        )
+        await log_write(connection, RUN_DELETED, "request", request.run_id, stored["org_id"], now, request.payload)
+        await connection.execute(sql.query("delete_run"), request.run_id, now, request.deleted_by, request.reason)
         return await _stored_run(connection, request.run_id)
 
 

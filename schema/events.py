@@ -19,7 +19,6 @@ from .fields import (
     WireModel,
 )
 
-
 SCHEMA_VERSION: Final = 1
 
 

@@ -44,16 +44,14 @@ def _in_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("must have an offset")
     if not limits.TIME_MIN <= value <= limits.TIME_MAX:
-        raise ValueError("must be between the years 1 and 9999")
+        raise ValueError(f"must be between {limits.TIME_MIN:%Y-%m-%d} and {limits.TIME_MAX:%Y-%m-%d}")
     return value.astimezone(UTC)
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=limits.TEXT_CHARS_MAX, pattern=NAME_PATTERN)]
 """An identifier or a name: 1..200 characters, not blank, no control characters."""
 
-Prose = Annotated[
-    str, StringConstraints(min_length=1, max_length=limits.REASON_CHARS_MAX, pattern=PROSE_PATTERN)
-]
+Prose = Annotated[str, StringConstraints(min_length=1, max_length=limits.REASON_CHARS_MAX, pattern=PROSE_PATTERN)]
 """What a person wrote: 1..2,000 characters, not blank, tabs and line ends but no other control characters."""
 
 ErrorDetail = Annotated[str, StringConstraints(pattern=NO_NUL_PATTERN)]
@@ -125,9 +123,7 @@ class RunError(WireModel):
 class Artifact(WireModel):
     """The file that a run produced: where it lies, its checksum and its size in bytes."""
 
-    key: Annotated[
-        str, StringConstraints(min_length=1, max_length=limits.ARTIFACT_KEY_CHARS_MAX, pattern=NAME_PATTERN)
-    ]
+    key: Annotated[str, StringConstraints(min_length=1, max_length=limits.ARTIFACT_KEY_CHARS_MAX, pattern=NAME_PATTERN)]
     sha256: Name
     size_bytes: Count
 

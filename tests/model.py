@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from schema.events import RunCreated, RunFinished
+from schema.events import RunCreated, RunFinished, RunStatus
 
 STATUSES = ["pending", "failed", "partial", "completed"]
 OUTCOMES = ["attempted", "skipped", "exported"]
@@ -52,7 +52,7 @@ def claims_of(finished: Collection[RunFinished]) -> dict[str, tuple[str, str | N
     reasons: dict[str, list[str]] = {}
     for event in finished:
         for claim_id in event.claim_ids:
-            outcomes.setdefault(claim_id, []).append("attempted" if event.status == "failed" else "exported")
+            outcomes.setdefault(claim_id, []).append("attempted" if event.status is RunStatus.FAILED else "exported")
         for skipped in event.skipped_claims:
             outcomes.setdefault(skipped.claim_id, []).append("skipped")
             reasons.setdefault(skipped.claim_id, []).append(skipped.reason)

@@ -98,9 +98,7 @@ class Wire:
         target = await self.channel.get_exchange(exchange, ensure=False)
         await target.publish(message, event_type)
 
-    async def ask(
-        self, operation: str, body: Json | bytes, *, wait_s: float = WAIT_S, **properties: Any
-    ) -> Json:
+    async def ask(self, operation: str, body: Json | bytes, *, wait_s: float = WAIT_S, **properties: Any) -> Json:
         """Ask over direct reply-to, and return the whole reply."""
         correlation_id = str(uuid4())
         waiting = self._replies[correlation_id] = asyncio.get_running_loop().create_future()

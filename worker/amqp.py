@@ -20,7 +20,9 @@ from worker.frames import tolerate_malformed_properties
 from worker.settings import BrokerSettings
 
 CLOSE_TIMEOUT_S: Final = 2
-CANCEL_TIMEOUT_S: Final = 5
+
+CALL_TIMEOUT_S: Final = 5
+"""Always by asyncio.timeout: aiormq's own time-outs can swallow the cancellation of the task that calls."""
 
 CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)
 """What talking to a broker that is away, or going away, raises."""
@@ -35,6 +37,12 @@ tolerate_malformed_properties()
 
 class SessionLost(Exception):
     """A connection, a channel or a consumer of the session is gone; the session is over."""
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody cancels this task; aiormq says CancelledError of a connection that went silent, too."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +83,19 @@ async def open_link(
     finally:
         # Closing waits for the broker's word, which may never come.
         with suppress(*CONNECTION_ERRORS):
-            await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await connection.close()
 
 
 async def start_consuming(link: Link, queue: str, prefetch: int, take: Callable[[Delivery], object]) -> str:
     """Start a consumer; returns its tag. `take` only puts a delivery somewhere: it runs at the wire's pace."""
-    await link.underlay.basic_qos(prefetch_count=prefetch, timeout=CANCEL_TIMEOUT_S)
 
     async def deliver(delivery: Delivery) -> None:
         take(delivery)
 
-    consuming = await link.underlay.basic_consume(queue, deliver, timeout=CANCEL_TIMEOUT_S)
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        await link.underlay.basic_qos(prefetch_count=prefetch)
+        consuming = await link.underlay.basic_consume(queue, deliver)
     assert consuming.consumer_tag is not None
     return consuming.consumer_tag
 
@@ -93,13 +103,15 @@ async def start_consuming(link: Link, queue: str, prefetch: int, take: Callable[
 async def stop_consuming(link: Link, consumer_tag: str) -> None:
     """Have the broker send no more. What it has sent is still ours."""
     with suppress(*CONNECTION_ERRORS):
-        await link.underlay.basic_cancel(consumer_tag, timeout=CANCEL_TIMEOUT_S)
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            await link.underlay.basic_cancel(consumer_tag)
 
 
 async def flush(link: Link) -> None:
     """Wait until the broker has read everything sent so far: a call that it answers stands behind it in line."""
     with suppress(*CONNECTION_ERRORS):
-        await link.underlay.basic_qos(prefetch_count=1, timeout=CANCEL_TIMEOUT_S)
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            await link.underlay.basic_qos(prefetch_count=1)
 
 
 async def ack(delivery: Delivery) -> None:

@@ -8,17 +8,12 @@ import asyncio
 import getpass
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import IntEnum
-from typing import Annotated, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 from uuid import UUID
 
-import asyncpg
 import typer
 import uvloop
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings
 from rich.console import Console
 
 import sql
@@ -36,38 +31,19 @@ from schema.requests import (
 )
 from worker import tables
 from worker.app import run_worker
-from worker.client import RequestFailed, Unreachable, open_client
+from worker.client import open_client
+from worker.console import Exit, complain, fail, failures_explained, out, read_settings
 from worker.database import connect
+from worker.dead_letters_cli import dead_letters
 from worker.imports import Import, publish_lines
-from worker.migrations import MigrationRefused
 from worker.migrations import migrate as apply_migrations
 from worker.settings import BrokerSettings, DatabaseSettings, WorkerSettings
-from worker.topology import TopologyMismatch
-
-
-class Exit(IntEnum):
-    """What the exit code of a command means."""
-
-    DONE = 0
-    REFUSED = 1
-    """Understood, and not possible: no such run, a file with invalid lines, a schema that does not match."""
-
-    USAGE = 2
-    """The command line or the environment is wrong."""
-
-    UNREACHABLE = 3
-    """RabbitMQ, PostgreSQL or the worker does not answer."""
-
-    EXPORTED = 4
-    """`claims check`: at least one of the claims has gone out."""
-
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done, 1 refused, 2 wrong usage or environment, 3 a service does not answer, "
     "4 (claims check) at least one claim has gone out."
 )
 
-Settings = TypeVar("Settings", bound=BaseSettings)
 Request = TypeVar("Request", bound=WireModel)
 Result = TypeVar("Result", bound=WireModel)
 
@@ -80,9 +56,7 @@ app = typer.Typer(
 )
 claims = typer.Typer(help="Ask about claims.", no_args_is_help=True)
 app.add_typer(claims, name="claims")
-
-out = Console()
-err = Console(stderr=True)
+app.add_typer(dead_letters, name="dead-letters")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, as in the contract.")]
 Org = Annotated[str | None, typer.Option("--org", help="Only if it belongs to this organisation.")]
@@ -95,23 +69,23 @@ def worker() -> None:
     Needs EXPORT_RUNS_AMQP_URL and EXPORT_RUNS_DATABASE_URL. On a signal it stops consuming, finishes what is
     in hand and exits 0; a second signal kills it.
     """
-    settings = _settings(WorkerSettings)
-    with _failures_explained():
+    settings = read_settings(WorkerSettings)
+    with failures_explained():
         in_time = uvloop.run(run_worker(settings))
     if not in_time:
-        _fail(Exit.REFUSED, "stopped before everything in hand was finished; it will be delivered again")
+        fail(Exit.REFUSED, "stopped before everything in hand was finished; it will be delivered again")
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database's schema up to date. Safe to repeat, and to run from several places at once."""
-    settings = _settings(DatabaseSettings)
+    settings = read_settings(DatabaseSettings)
 
     async def run() -> list[sql.Migration]:
         async with connect(settings) as connection:
             return await apply_migrations(connection, sql.migrations())
 
-    with _failures_explained():
+    with failures_explained():
         applied = asyncio.run(run())
     for migration in applied:
         out.print(f"applied {migration.version:04} {migration.name}")
@@ -128,9 +102,9 @@ def purge(
 
     The event log keeps what happened, and a tombstone. Disabled unless EXPORT_RUNS_PURGE_ENABLED=true.
     """
-    settings = _settings(DatabaseSettings)
+    settings = read_settings(DatabaseSettings)
     if yes and not settings.purge_enabled:
-        _fail(Exit.REFUSED, "purging is disabled; EXPORT_RUNS_PURGE_ENABLED=true allows it")
+        fail(Exit.REFUSED, "purging is disabled; EXPORT_RUNS_PURGE_ENABLED=true allows it")
 
     async def run() -> Purge | None:
         async with connect(settings) as connection:
@@ -138,10 +112,10 @@ def purge(
                 return await purge_run(connection, run_id, getpass.getuser())
             return await plan_purge(connection, run_id)
 
-    with _failures_explained():
+    with failures_explained():
         purged = asyncio.run(run())
     if purged is None:
-        _fail(Exit.REFUSED, "there is no such run")
+        fail(Exit.REFUSED, "there is no such run")
     did, does = ("purged", "counts") if yes else ("would purge", "would count")
     out.print(f"{did} run {run_id} of {purged.run.org_id}, status {purged.run.status}", markup=False)
     for claim_id in purged.freed_claims:
@@ -183,9 +157,7 @@ def history(
 
 
 @app.command()
-def run(
-    run_id: Annotated[str, typer.Argument(help="The run.")], org: Org = None, as_json: AsJson = False
-) -> None:
+def run(run_id: Annotated[str, typer.Argument(help="The run.")], org: Org = None, as_json: AsJson = False) -> None:
     """Show one run with its claims."""
     request = _request(GetExportRunById, runId=run_id, orgId=org)
     _show(_ask(operations.GET_EXPORT_RUN_BY_ID, request), as_json, tables.show_run)
@@ -218,9 +190,7 @@ def find(
 
 @app.command()
 def publish(
-    file: Annotated[
-        typer.FileBinaryRead, typer.Argument(help="JSON Lines, one event a line; - is standard input.")
-    ],
+    file: Annotated[typer.FileBinaryRead, typer.Argument(help="JSON Lines, one event a line; - is standard input.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate, publish nothing.")] = False,
 ) -> None:
     """Publish events from a file, each confirmed by the broker. Safe to repeat.
@@ -231,11 +201,11 @@ def publish(
 
     async def run() -> Import:
         if dry_run:
-            return await publish_lines(file, None, _complain)
-        async with open_client(_settings(BrokerSettings)) as client:
-            return await publish_lines(file, client.publish_event, _complain)
+            return await publish_lines(file, None, complain)
+        async with open_client(read_settings(BrokerSettings)) as client:
+            return await publish_lines(file, client.publish_event, complain)
 
-    with _failures_explained():
+    with failures_explained():
         done = asyncio.run(run())
     verb = "valid" if dry_run else "published"
     out.print(f"{done.published:,} {verb}, {done.invalid:,} invalid")
@@ -244,13 +214,13 @@ def publish(
 
 
 def _ask(operation: Operation[Request, Result], request: Request) -> Result:
-    settings = _settings(BrokerSettings)
+    settings = read_settings(BrokerSettings)
 
     async def ask() -> Result:
         async with open_client(settings) as client:
             return await client.call(operation, request)
 
-    with _failures_explained():
+    with failures_explained():
         return asyncio.run(ask())
 
 
@@ -267,43 +237,7 @@ def _request(model: type[Request], **fields: object) -> Request:
     try:
         return decode(model, json.dumps(given).encode())
     except InvalidBody as invalid:
-        _fail(Exit.USAGE, str(invalid))
-
-
-def _settings(model: type[Settings]) -> Settings:
-    try:
-        return model()
-    except ValidationError as error:
-        for each in error.errors(include_input=False, include_url=False):
-            variable = "EXPORT_RUNS_" + "_".join(map(str, each["loc"])).upper()
-            _complain(f"{variable}: {'is not set' if each['type'] == 'missing' else each['msg']}")
-        raise typer.Exit(Exit.USAGE) from None
-
-
-@contextmanager
-def _failures_explained() -> Iterator[None]:
-    """Turn what a person can understand into one line and an exit code; the rest is a bug and shows itself."""
-    try:
-        yield
-    except RequestFailed as failed:
-        details = "".join(f"\n  {each.field}: {each.message}" for each in failed.error.details)
-        code = Exit.UNREACHABLE if failed.error.retryable else Exit.REFUSED
-        _fail(code, f"{failed.error.code}: {failed.error.message}{details}")
-    except (MigrationRefused, TopologyMismatch) as refused:
-        _fail(Exit.REFUSED, str(refused))
-    except Unreachable as unreachable:
-        _fail(Exit.UNREACHABLE, str(unreachable))
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        _fail(Exit.UNREACHABLE, f"the database cannot be used: {type(error).__name__}: {error}")
-
-
-def _complain(message: str) -> None:
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fail(code: Exit, message: str) -> NoReturn:
-    _complain(message)
-    raise typer.Exit(code)
+        fail(Exit.USAGE, str(invalid))
 
 
 def main() -> None:

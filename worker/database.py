@@ -113,9 +113,7 @@ def server_settings(settings: DatabaseSettings) -> dict[str, str]:
         "application_name": APPLICATION_NAME,
         "statement_timeout": _milliseconds(settings.statement_timeout_s),
         "lock_timeout": _milliseconds(settings.lock_timeout_s),
-        "idle_in_transaction_session_timeout": _milliseconds(
-            settings.statement_timeout_s + COMMAND_TIMEOUT_MARGIN_S
-        ),
+        "idle_in_transaction_session_timeout": _milliseconds(settings.statement_timeout_s + COMMAND_TIMEOUT_MARGIN_S),
         # Every query is short; compiling one would take longer than running it.
         "jit": "off",
         # The right plan is the same for every value: probe the index. Planned for its values, a batch of some

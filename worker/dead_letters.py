@@ -31,7 +31,7 @@ UNTRUSTED_HEADERS: Final = (
     names.FAILED_AT_HEADER,
     names.ORIGINAL_QUEUE_HEADER,
 )
-"""What the broker and the worker write into headers; from outside it may be forged, so it is not passed on."""
+"""What the broker and the worker write into headers; from outside it may be forged: it is not passed on."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -80,11 +80,9 @@ class DeadLetters:
         )
 
 
-def _dead_letter(
-    delivery: Delivery, queue: str, code: DeadLetterCode, detail: str
-) -> aio_pika.Message:
+def _dead_letter(delivery: Delivery, queue: str, code: DeadLetterCode, detail: str) -> aio_pika.Message:
     properties = delivery.header.properties
-    headers = _trusted(properties.headers or {})
+    headers = trusted_headers(properties.headers or {})
     headers[names.ERROR_CODE_HEADER] = code.value
     headers[names.ERROR_DETAIL_HEADER] = detail[:DETAIL_CHARS_MAX]
     headers[names.FAILED_AT_HEADER] = datetime.now(UTC).isoformat()
@@ -103,10 +101,10 @@ def _dead_letter(
     )
 
 
-def _trusted(headers: FieldTable) -> FieldTable:
+def trusted_headers(headers: FieldTable) -> FieldTable:
     """The exporter's own headers; none where they cannot be encoded again or would not fit."""
     own = {key: value for key, value in headers.items() if not key.lower().startswith(UNTRUSTED_HEADERS)}
     try:
         return own if len(encode.field_table(own)) <= HEADERS_BYTES_MAX else {}
-    except (ValueError, TypeError, RecursionError, struct.error):
+    except (ArithmeticError, RecursionError, TypeError, ValueError, struct.error):
         return {}

@@ -115,11 +115,10 @@ class EventConsumer:
             except EventRefused as refused:
                 await self._dead_letter(delivery, refused)
             except InvalidBody as invalid:
-                await self._dead_letter(
-                    delivery, EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid))
-                )
+                await self._dead_letter(delivery, EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid)))
         if decoded:
             await self._store(decoded, stopping)
+
     async def _store(self, decoded: Sequence[Decoded], stopping: asyncio.Event) -> None:
         """Store events and ack them. Of a batch that is refused each half is tried, down to the offender.
 
@@ -135,7 +134,7 @@ class EventConsumer:
                 ):
                     await self._route.store(connection, events)
                 break
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it has a meaning
                 if meaning_of(error) is not Failure.UNAVAILABLE:
                     await self._split_or_give_up(decoded, error, stopping)
                     return
@@ -150,9 +149,7 @@ class EventConsumer:
             self._log.debug("event_stored", event_id=str(each.event.event_id), run_id=str(each.event.run_id))
         self._log.info("events_stored", events=len(events))
 
-    async def _split_or_give_up(
-        self, decoded: Sequence[Decoded], error: Exception, stopping: asyncio.Event
-    ) -> None:
+    async def _split_or_give_up(self, decoded: Sequence[Decoded], error: Exception, stopping: asyncio.Event) -> None:
         if len(decoded) > 1:
             half = len(decoded) // 2
             await self._store(decoded[:half], stopping)

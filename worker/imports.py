@@ -28,9 +28,7 @@ class Import:
     invalid: int = 0
 
 
-async def publish_lines(
-    lines: Iterable[bytes], publish: Publish | None, complain: Callable[[str], None]
-) -> Import:
+async def publish_lines(lines: Iterable[bytes], publish: Publish | None, complain: Callable[[str], None]) -> Import:
     """Publish each line's event, or with `publish` None only validate it.
 
     An invalid line is named to `complain` and skipped. Raises what `publish` raises; lines before that one may

@@ -43,7 +43,5 @@ def describe(error: BaseException) -> dict[str, str]:
         fields["sqlstate"] = error.sqlstate
     frames = traceback.extract_tb(error.__traceback__)
     if frames:
-        fields["at"] = " < ".join(
-            f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-5:])
-        )
+        fields["at"] = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-5:]))
     return fields

@@ -25,9 +25,7 @@ async def migrate(connection: Connection, migrations: list[sql.Migration]) -> li
         missing = await pending(connection, migrations)
         for migration in missing:
             await connection.execute(migration.statements)
-            await connection.execute(
-                sql.query("record_migration"), migration.version, migration.name, migration.sha256
-            )
+            await connection.execute(sql.query("record_migration"), migration.version, migration.name, migration.sha256)
     return missing
 
 

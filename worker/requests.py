@@ -1,7 +1,8 @@
 """The way of a request: queue, decode, handler, reply, ack.
 
-A request is acknowledged after its reply is on the wire, so one that a dying worker held is answered by
-another. Reading twice does no harm, and writes are safe to repeat.
+A request is acknowledged when its work is done, just before the reply: one that a dying worker was at is worked on
+by another, and one whose reply the broker chokes on does not come back. Reading twice does no harm, and writes are
+safe to repeat.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from schema.replies import ErrorBody, ErrorReply
 from worker.amqp import CONNECTION_ERRORS, Delivery, Link, ack, start_consuming, stop_consuming
 from worker.database import ACQUIRE_TIMEOUT_S, Failure, Pool, meaning_of
 from worker.logs import describe
+from worker.reply_addresses import may_reply_to
 from worker.routes import RequestRoute
 
 REPLY_MARGIN_SHARE: Final = 0.2
@@ -44,35 +46,41 @@ class RequestServer:
         self._answering = answering
         self._pool = pool
         self._default_deadline_s = default_deadline_s
-        self._reply_prefixes = (
-            names.DIRECT_REPLY_PREFIX,
-            names.SERVER_NAMED_PREFIX,
-            *reply_queue_prefixes,
-        )
+        self._reply_queue_prefixes = (names.SERVER_NAMED_PREFIX, *reply_queue_prefixes)
+        self._answers: asyncio.TaskGroup | None = None
         self._log = log.bind(operation=route.operation.name)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Answer until `stopping` is set; what is being answered by then is answered."""
-        async with asyncio.TaskGroup() as answers:
-            consumer_tag = await start_consuming(
-                self._consuming,
-                names.rpc_queue(self._route.operation.name),
-                self._route.concurrency,
-                lambda delivery: answers.create_task(self._answer(delivery)),
-            )
-            await stopping.wait()
-            await stop_consuming(self._consuming, consumer_tag)
+        try:
+            async with asyncio.TaskGroup() as answers:
+                self._answers = answers
+                consumer_tag = await start_consuming(
+                    self._consuming,
+                    names.rpc_queue(self._route.operation.name),
+                    self._route.concurrency,
+                    self._take,
+                )
+                await stopping.wait()
+                await stop_consuming(self._consuming, consumer_tag)
+        finally:
+            self._answers = None
+
+    def _take(self, delivery: Delivery) -> None:
+        if self._answers is not None:  # else the session is over, and the request goes to the next one
+            self._answers.create_task(self._answer(delivery))
 
     async def _answer(self, delivery: Delivery) -> None:
         properties = delivery.header.properties
         reply_to, correlation_id = properties.reply_to, properties.correlation_id
         bound = self._log.bind(correlation_id=correlation_id)
-        if not reply_to or not reply_to.startswith(self._reply_prefixes):
+        if not reply_to or not may_reply_to(reply_to, self._reply_queue_prefixes):
             bound.warning("request_without_usable_reply_to", given=bool(reply_to))
-        else:
-            body = await self._reply_in_time(delivery, bound)
-            await self._publish(body, reply_to, correlation_id)
+            await ack(delivery)
+            return
+        body = await self._reply_in_time(delivery, bound)
         await ack(delivery)
+        await self._publish(body, reply_to, correlation_id)
 
     async def _reply_in_time(self, delivery: Delivery, bound: structlog.typing.FilteringBoundLogger) -> bytes:
         """The body of the reply; UNAVAILABLE shortly before the caller stops waiting."""
@@ -102,7 +110,7 @@ class RequestServer:
             return _error(ErrorCode.INVALID_REQUEST, "the request is not valid", *invalid.details)
         except RequestRefused as refused:
             return _error(refused.code, refused.message, *refused.details)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the caller gets an answer
             if meaning_of(error) is Failure.UNAVAILABLE:
                 bound.warning("database_unavailable", **describe(error))
                 return _error(ErrorCode.UNAVAILABLE, "the database cannot be reached; try again")
@@ -116,9 +124,7 @@ class RequestServer:
                 body,
                 exchange="",
                 routing_key=reply_to,
-                properties=spec.Basic.Properties(
-                    content_type=names.CONTENT_TYPE, correlation_id=correlation_id
-                ),
+                properties=spec.Basic.Properties(content_type=names.CONTENT_TYPE, correlation_id=correlation_id),
                 # RabbitMQ 3.10 returns a mandatory direct reply even when it has delivered it.
                 mandatory=False,
                 wait=False,

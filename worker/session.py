@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from worker.amqp import SessionLost, flush, open_link
+from worker.amqp import SessionLost, flush, is_being_cancelled, open_link
 from worker.backoff import delays_s
 from worker.database import Pool
 from worker.dead_letters import DeadLetters
@@ -42,7 +42,9 @@ async def run_sessions(settings: WorkerSettings, pool: Pool, stopping: asyncio.E
             return
         except TopologyMismatch:
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_being_cancelled():
+                raise
             reason = _first(error)
             log.warning(
                 "session_lost",
@@ -76,10 +78,7 @@ async def run_session(settings: WorkerSettings, pool: Pool, stopping: asyncio.Ev
         await declare(publishing.channel)
         dead_letters = DeadLetters(publishing)
         workers: list[EventConsumer | RequestServer] = [
-            *(
-                EventConsumer(route, consuming, pool, dead_letters, settings.prefetch_events)
-                for route in EVENT_ROUTES
-            ),
+            *(EventConsumer(route, consuming, pool, dead_letters, settings.prefetch_events) for route in EVENT_ROUTES),
             *(
                 RequestServer(
                     route,

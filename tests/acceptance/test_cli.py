@@ -109,31 +109,32 @@ async def test_purge_says_which_claims_it_frees(settings: WorkerSettings, wire: 
     assert (disabled.code, "EXPORT_RUNS_PURGE_ENABLED" in disabled.err) == (1, True)
     assert await wire.run(finished["runId"]) is not None
     allowed = {"EXPORT_RUNS_PURGE_ENABLED": "true"}
-    purged = await export_runs("purge", finished["runId"], "--yes", settings=settings, **allowed)
+    purged = await export_runs("purge", finished["runId"], "--yes", settings=settings, variables=allowed)
     assert purged.code == 0
     assert "claim taxi-17 counts as unexported now" in purged.out
     assert await wire.run(finished["runId"]) is None
-    again = await export_runs("purge", finished["runId"], "--yes", settings=settings, **allowed)
+    again = await export_runs("purge", finished["runId"], "--yes", settings=settings, variables=allowed)
     assert (again.code, again.err) == (1, "there is no such run\n")
 
 
 async def test_services_that_do_not_answer(settings: WorkerSettings) -> None:
     nowhere = {"EXPORT_RUNS_AMQP_URL": "amqp://guest:secret@127.0.0.1:1/"}
-    unreachable = await export_runs("history", "acme", settings=settings, **nowhere)
+    unreachable = await export_runs("history", "acme", settings=settings, variables=nowhere)
     assert (unreachable.code, "secret" in unreachable.err) == (3, False)
     nowhere = {"EXPORT_RUNS_DATABASE_URL": "postgresql://postgres:secret@127.0.0.1:1/x"}
-    unreachable = await export_runs("migrate", settings=settings, **nowhere)
+    unreachable = await export_runs("migrate", settings=settings, variables=nowhere)
     assert (unreachable.code, "secret" in unreachable.err) == (3, False)
 
 
-async def test_no_worker_behind_the_broker(settings: WorkerSettings) -> None:
-    """The exchanges may be there from an earlier time, or not; either way it is said, not waited out."""
+async def test_no_worker_has_ever_run_here(settings: WorkerSettings, wire: Wire) -> None:
+    """It is said at once, not waited out."""
+    await wire.channel.queue_delete("export-runs.rpc.check-claims")
     asked = await export_runs("claims", "check", "acme", "taxi-17", settings=settings)
     assert (asked.code, "Traceback" in asked.err) == (3, False)
 
 
 async def test_the_environment_is_checked(settings: WorkerSettings) -> None:
-    wrong = await export_runs("worker", settings=settings, EXPORT_RUNS_PREFETCH_EVENTS="0")
+    wrong = await export_runs("worker", settings=settings, variables={"EXPORT_RUNS_PREFETCH_EVENTS": "0"})
     assert (wrong.code, wrong.err.startswith("EXPORT_RUNS_PREFETCH_EVENTS: ")) == (2, True)
 
 

@@ -33,9 +33,7 @@ async def test_a_run_by_request(wire: Wire, connection: Connection) -> None:
         "exported": [
             {
                 "claimId": claim_id,
-                "runs": [
-                    {"runId": run["runId"], "status": "completed", "finishedAt": updated["finishedAt"]}
-                ],
+                "runs": [{"runId": run["runId"], "status": "completed", "finishedAt": updated["finishedAt"]}],
             }
             for claim_id in ("c-2", "c-1")
         ],
@@ -76,9 +74,7 @@ async def test_deleting_hides_a_run_and_frees_nothing(wire: Wire) -> None:
     assert [run["runId"] for run in history["runs"]] == [finished["runId"]]
     assert (await wire.result("check-claims", orgId="org-1", claimIds=["c-1"]))["unexported"] == []
     found = await wire.result("find-runs-by-claim-id", claimId="c-1")
-    assert [(run["runId"], run["claimOutcome"]) for run in found["runs"]] == [
-        (finished["runId"], "exported")
-    ]
+    assert [(run["runId"], run["claimOutcome"]) for run in found["runs"]] == [(finished["runId"], "exported")]
 
 
 async def test_one_organisation_learns_nothing_of_another(wire: Wire) -> None:

@@ -60,11 +60,7 @@ async def test_the_log_cannot_be_changed(connection: Connection, statement: str)
 async def test_an_event_is_kept_to_the_letter(connection: Connection) -> None:
     """Unknown fields, white space, spelling, repetitions, and what jsonb would not take."""
     known = json.dumps(run_created())[1:-1]
-    body = (
-        '\n{ "z": "\\u00e9\\u0000",\t"a": 1.50e+200000, '
-        + known
-        + ', "z": {"b": [ ]}, "emoji": "\U0001f4b8" } '
-    )
+    body = '\n{ "z": "\\u00e9\\u0000",\t"a": 1.50e+200000, ' + known + ', "z": {"b": [ ]}, "emoji": "\U0001f4b8" } '
     event = decode(RunCreated, body.encode())
     await store_created(connection, [event])
     assert await logged(connection) == [("run-created", "event", event.run_id, body)]
@@ -118,9 +114,7 @@ async def test_duplicates_are_logged_once(connection: Connection) -> None:
     ]
 
 
-async def test_duplicates_that_come_at_once_are_logged_once(
-    connection: Connection, database_url: str
-) -> None:
+async def test_duplicates_that_come_at_once_are_logged_once(connection: Connection, database_url: str) -> None:
     other = await asyncpg.connect(database_url)
     try:
         events = [finished() for _ in range(20)]

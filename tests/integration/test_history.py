@@ -26,8 +26,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 async def add(connection: Connection, minutes: Sequence[float], **fields: Any) -> list[UUID]:
     """Add a run for each of these times after the start; returns their ids."""
     events = [
-        decode(RunCreated, json.dumps(run_created(**{"occurredAt": at(each), **fields})).encode())
-        for each in minutes
+        decode(RunCreated, json.dumps(run_created(**{"occurredAt": at(each), **fields})).encode()) for each in minutes
     ]
     await store_created(connection, events)
     return [event.run_id for event in events]
@@ -102,9 +101,7 @@ async def test_a_page_says_what_is_known_of_a_run(connection: Connection) -> Non
 
 
 async def test_filter_by_status(connection: Connection) -> None:
-    runs = dict(
-        zip(("pending", "failed", "partial", "completed"), await add(connection, range(4)), strict=True)
-    )
+    runs = dict(zip(("pending", "failed", "partial", "completed"), await add(connection, range(4)), strict=True))
     for status, run_id in runs.items():
         if status != "pending":
             finished = run_finished(runId=str(run_id), status=status)

@@ -96,10 +96,7 @@ async def test_a_purge_is_done_once(connection: Connection) -> None:
     run_id = await finish(connection, "c-1")
     assert await purge_run(connection, run_id, "carol") is not None
     assert await purge_run(connection, run_id, "carol") is None
-    assert (
-        await connection.fetchval("SELECT count(*) FROM export_run_events WHERE event_type = 'run-purged'")
-        == 1
-    )
+    assert await connection.fetchval("SELECT count(*) FROM export_run_events WHERE event_type = 'run-purged'") == 1
 
 
 async def test_an_event_delivered_again_does_not_bring_a_purged_run_back(connection: Connection) -> None:

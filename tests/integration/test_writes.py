@@ -45,9 +45,7 @@ async def create(connection: Connection, **fields: Any) -> ExportRun:
     return await create_export_run(connection, decoded(CreateExportRun, **(least | fields)))
 
 
-async def update(
-    connection: Connection, run_id: UUID, status: str, *claim_ids: str, **fields: Any
-) -> ExportRun:
+async def update(connection: Connection, run_id: UUID, status: str, *claim_ids: str, **fields: Any) -> ExportRun:
     request = decoded(UpdateExportRunStatus, runId=run_id, status=status, claimIds=claim_ids, **fields)
     return await update_export_run_status(connection, request)
 
@@ -124,9 +122,7 @@ async def test_a_created_run_that_has_gone_on_can_still_be_created_again(connect
     assert await create(connection, runId=run.run_id) == finished
 
 
-async def test_of_two_that_create_one_run_with_other_facts_one_wins(
-    connection: Connection, other: Connection
-) -> None:
+async def test_of_two_that_create_one_run_with_other_facts_one_wins(connection: Connection, other: Connection) -> None:
     for _ in range(TIMES):
         run_id = uuid4()
         answers = await asyncio.gather(
@@ -150,9 +146,7 @@ async def test_two_that_create_the_same_both_have_it(connection: Connection, oth
     assert await log_rows(connection) == TIMES
 
 
-async def test_two_that_finish_one_run_with_other_claims_one_wins(
-    connection: Connection, other: Connection
-) -> None:
+async def test_two_that_finish_one_run_with_other_claims_one_wins(connection: Connection, other: Connection) -> None:
     for _ in range(TIMES):
         run_id = (await create(connection)).run_id
         answers = await asyncio.gather(
@@ -231,9 +225,7 @@ async def test_a_status_goes_up_and_never_down(connection: Connection, lower: st
     ],
     ids=lambda changed: next(iter(changed)),
 )
-async def test_the_same_status_with_other_facts_is_refused(
-    connection: Connection, changed: dict[str, Any]
-) -> None:
+async def test_the_same_status_with_other_facts_is_refused(connection: Connection, changed: dict[str, Any]) -> None:
     run_id = (await create(connection)).run_id
     facts = {"runId": run_id, "status": "completed", "claimIds": ["c-1", "c-2"]}
     await update_export_run_status(connection, decoded(UpdateExportRunStatus, **facts))
@@ -265,9 +257,7 @@ async def test_deleting_twice_changes_nothing(connection: Connection) -> None:
     assert await delete(connection, run_id) == first
     assert await stored(connection) == before
     for changed in ({"deletedBy": "carol"}, {"reason": "another"}):
-        assert await refused(ErrorCode.CONFLICT, connection, delete(connection, run_id, **changed)) == [
-            "runId"
-        ]
+        assert await refused(ErrorCode.CONFLICT, connection, delete(connection, run_id, **changed)) == ["runId"]
 
 
 async def test_deleting_never_reopens_a_claim(connection: Connection) -> None:
@@ -286,9 +276,7 @@ async def test_a_failed_run_leaves_its_claims_to_the_next(connection: Connection
     await update(connection, retry, "completed", "c-1")
     after = await checked(connection, "c-2", "c-1")
     assert after.unexported == ["c-2"]
-    assert [(claim.claim_id, [run.run_id for run in claim.runs]) for claim in after.exported] == [
-        ("c-1", [retry])
-    ]
+    assert [(claim.claim_id, [run.run_id for run in claim.runs]) for claim in after.exported] == [("c-1", [retry])]
 
 
 async def test_a_long_error_detail_is_cut_in_the_row_and_whole_in_the_log(connection: Connection) -> None:
@@ -297,9 +285,7 @@ async def test_a_long_error_detail_is_cut_in_the_row_and_whole_in_the_log(connec
     run = await update(connection, run_id, "failed", error=error)
     assert run.error is not None
     assert run.error.detail == "\U0001f4b8" * 1_999 + "x"
-    payload = await connection.fetchval(
-        "SELECT payload FROM export_run_events WHERE event_type = 'run-finished'"
-    )
+    payload = await connection.fetchval("SELECT payload FROM export_run_events WHERE event_type = 'run-finished'")
     assert json.loads(payload)["error"] == error
     assert await update(connection, run_id, "failed", error=error) == run
     error["detail"] = error["detail"][:2_500]
@@ -318,9 +304,7 @@ async def test_the_largest_end_there_is(connection: Connection) -> None:
     assert ([claim.claim_id for claim in after.exported], after.unexported) == (["c-0", "c-49999"], ["s-0"])
 
 
-async def test_a_migration_under_a_running_worker_breaks_no_write(
-    connection: Connection, other: Connection
-) -> None:
+async def test_a_migration_under_a_running_worker_breaks_no_write(connection: Connection, other: Connection) -> None:
     """Its prepared statements know the old columns: the write passes, or may be tried again."""
     run_id = (await create(connection)).run_id
     await other.execute("ALTER TABLE export_runs ADD COLUMN added_later text")

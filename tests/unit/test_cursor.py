@@ -19,9 +19,7 @@ from schema.results import ExportRun
 
 positions = st.builds(
     Position,
-    created_at=st.datetimes(
-        TIME_MIN.replace(tzinfo=None), TIME_MAX.replace(tzinfo=None), timezones=st.just(UTC)
-    ),
+    created_at=st.datetimes(TIME_MIN.replace(tzinfo=None), TIME_MAX.replace(tzinfo=None), timezones=st.just(UTC)),
     run_id=st.uuids(),
 )
 organisations = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=200)

@@ -100,16 +100,12 @@ def test_any_json_is_taken_in_unknown_fields(value: str) -> None:
         pytest.param(RunCreated, {"orgId": None}, {"orgId": "valid string"}, id="null for required"),
         pytest.param(RunCreated, {"runId": "r-1"}, {"runId": "valid UUID"}, id="no uuid"),
         pytest.param(RunCreated, {"schemaVersion": 2}, {"schemaVersion": WRONG_VERSION}, id="version 2"),
-        pytest.param(
-            RunCreated, {"schemaVersion": "1"}, {"schemaVersion": "integer"}, id="version in quotes"
-        ),
+        pytest.param(RunCreated, {"schemaVersion": "1"}, {"schemaVersion": "integer"}, id="version in quotes"),
         pytest.param(RunCreated, {"schemaVersion": True}, {"schemaVersion": "integer"}, id="version true"),
         pytest.param(RunCreated, {"occurredAt": "2026-01-31T09:30:00"}, {"occurredAt": NO_TIME}, id="naive"),
         pytest.param(RunCreated, {"occurredAt": "2026-01-31"}, {"occurredAt": NO_TIME}, id="day for a time"),
         pytest.param(RunCreated, {"occurredAt": 1_769_851_800}, {"occurredAt": NO_TIME}, id="Unix time"),
-        pytest.param(
-            RunCreated, {"occurredAt": "2026-02-30T00:00:00Z"}, {"occurredAt": "day value"}, id="30 February"
-        ),
+        pytest.param(RunCreated, {"occurredAt": "2026-02-30T00:00:00Z"}, {"occurredAt": "day value"}, id="30 February"),
         pytest.param(
             RunCreated, {"periodStart": "2026-01-31T00:00:00Z"}, {"periodStart": NO_DATE}, id="time for a day"
         ),
@@ -129,9 +125,7 @@ def test_any_json_is_taken_in_unknown_fields(value: str) -> None:
         pytest.param(RunFinished, {"status": "pending"}, {"status": "'failed'"}, id="finished as pending"),
         pytest.param(RunFinished, {"status": "done"}, {"status": "'failed'"}, id="unknown status"),
         pytest.param(RunFinished, {"claimIds": None}, {"claimIds": "valid array"}, id="null for a list"),
-        pytest.param(
-            RunFinished, {"claimIds": ["c", "c", ""]}, {"claimIds.2": "1 character"}, id="in a list"
-        ),
+        pytest.param(RunFinished, {"claimIds": ["c", "c", ""]}, {"claimIds.2": "1 character"}, id="in a list"),
         pytest.param(
             RunFinished,
             {"skippedClaims": [{"claimId": "c", "reason": "r"}, {"claimId": " "}]},

@@ -78,9 +78,7 @@ def encoded(fields: Json) -> bytes:
     BOUNDS,
     ids=[f"{model.__name__}-{field}" for model, field, *_ in BOUNDS],
 )
-def test_a_bound_is_where_the_contract_says(
-    model: type[WireModel], field: str, allowed: Any, refused: Any
-) -> None:
+def test_a_bound_is_where_the_contract_says(model: type[WireModel], field: str, allowed: Any, refused: Any) -> None:
     name = field.partition(".")[0]
     decode(model, encoded(LEAST[model] | {name: allowed}))
     with pytest.raises(InvalidBody) as raised:
@@ -108,9 +106,7 @@ def test_the_longest_lists_fit_a_body() -> None:
     claim_ids = [f"claim-{number:032}" for number in range(limits.EVENT_CLAIMS_MAX)]
     assert len(decode(RunFinished, encoded(run_finished(claimIds=claim_ids))).claim_ids) == len(claim_ids)
     longest = [f"{number:0200}" for number in range(limits.CHECK_CLAIMS_MAX)]
-    assert len(decode(CheckClaims, encoded({"orgId": "org-1", "claimIds": longest})).claim_ids) == len(
-        longest
-    )
+    assert len(decode(CheckClaims, encoded({"orgId": "org-1", "claimIds": longest})).claim_ids) == len(longest)
 
 
 def test_history_pages_have_20_runs_unless_told() -> None:

@@ -77,9 +77,7 @@ def test_a_dotenv_file_is_not_read(environment: Environment, tmp_path: Path) -> 
         pytest.param("", (), id="none"),
     ],
 )
-def test_prefixes_are_separated_by_commas(
-    environment: Environment, value: str, expected: tuple[str, ...]
-) -> None:
+def test_prefixes_are_separated_by_commas(environment: Environment, value: str, expected: tuple[str, ...]) -> None:
     environment.setenv("EXPORT_RUNS_REPLY_QUEUE_PREFIXES", value)
     assert from_environment(WorkerSettings).reply_queue_prefixes == expected
 

@@ -50,9 +50,7 @@ def hidden_or_made(path: Path) -> bool:
 def python_files(*folders: str) -> list[Path]:
     """The Python files in these folders, or all."""
     return [
-        path
-        for path in files()
-        if path.suffix == ".py" and (not folders or path.relative_to(ROOT).parts[0] in folders)
+        path for path in files() if path.suffix == ".py" and (not folders or path.relative_to(ROOT).parts[0] in folders)
     ]
 
 
@@ -138,9 +136,7 @@ def lost_tasks(tree: ast.Module) -> Found:
         if isinstance(node, ast.Expr | ast.Lambda)
     }
     for call, owner, name in calls(tree):
-        makes_task = name in ("create_task", "ensure_future") and owner.endswith(
-            ("asyncio", "loop", "loop()")
-        )
+        makes_task = name in ("create_task", "ensure_future") and owner.endswith(("asyncio", "loop", "loop()"))
         if makes_task and id(call) in thrown_away:
             yield call
 
@@ -165,9 +161,7 @@ class Rule:
 
 
 RULES = [
-    Rule(
-        "schema is on its own", ("schema",), imports_only("pydantic", "pydantic_core", "."), "import schema"
-    ),
+    Rule("schema is on its own", ("schema",), imports_only("pydantic", "pydantic_core", "."), "import schema"),
     Rule("sql is on its own", ("sql",), imports_only("."), "import asyncpg"),
     Rule("handlers know no worker", ("handlers",), imports_none_of("worker"), "from worker.app import x"),
     Rule(
@@ -286,8 +280,6 @@ def test_lock_files_name_no_registry() -> None:
     assert hosts == set()
 
 
-@pytest.mark.parametrize(
-    "text", ["see /ho" + "me/me/x", "'/wo" + "rk/main'", "https://pypi.pro" + "xy.example/simple"]
-)
+@pytest.mark.parametrize("text", ["see /ho" + "me/me/x", "'/wo" + "rk/main'", "https://pypi.pro" + "xy.example/simple"])
 def test_a_machine_is_recognised(text: str) -> None:
     assert MACHINE_PATHS.search(text) or PRIVATE_HOSTS.search(text)

@@ -1,0 +1,94 @@
+"""RabbitMQ and PostgreSQL for development, the demo and the tests: whatever this machine has to offer.
+
+Each of the two is, in this order: the one whose URL is in the environment; a container, where a Docker engine
+answers; a server of this machine's own programs. What is started here ends with the process that started it,
+however that one ends, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from local.postgresql import LocalPostgreSQL
+from local.processes import ServiceError, say
+from local.rabbitmq import LocalRabbitMQ
+
+__all__ = ["LocalPostgreSQL", "LocalRabbitMQ", "ServiceError", "Services", "services"]
+
+AMQP_URL = "EXPORT_RUNS_AMQP_URL"
+DATABASE_URL = "EXPORT_RUNS_DATABASE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Where the two services are, as whom to connect to them included."""
+
+    amqp_url: str
+    database_url: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables that point the product at these services."""
+        return {AMQP_URL: self.amqp_url, DATABASE_URL: self.database_url}
+
+
+class _Server(Protocol):
+    """What a local server and a container have in common."""
+
+    @property
+    def url(self) -> str: ...
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@contextmanager
+def services(say: Callable[[str], None] = say, *, durable: bool = False) -> Iterator[Services]:
+    """Bring up both services side by side, yield their addresses, and end what was started.
+
+    `say` is told what takes time. With `durable` off, a PostgreSQL started here does not wait for the disk.
+
+    Raises ServiceError if one of them cannot be had. Nothing runs on after any exception, KeyboardInterrupt
+    included.
+    """
+    rabbitmq = None if os.environ.get(AMQP_URL) else _rabbitmq(say)
+    postgresql = None if os.environ.get(DATABASE_URL) else _postgresql(say, durable=durable)
+    with ExitStack() as stack:
+        servers = [server for server in (rabbitmq, postgresql) if server]
+        for server in servers:
+            stack.callback(server.close)
+        _start(servers)
+        yield Services(
+            amqp_url=rabbitmq.url if rabbitmq else os.environ[AMQP_URL],
+            database_url=postgresql.url if postgresql else os.environ[DATABASE_URL],
+        )
+
+
+def _rabbitmq(say: Callable[[str], None]) -> _Server:
+    from local import containers  # slow to import, and not needed where both URLs are given
+
+    return containers.rabbitmq() if containers.can_run(containers.RABBITMQ_IMAGE, say) else LocalRabbitMQ(say)
+
+
+def _postgresql(say: Callable[[str], None], *, durable: bool) -> _Server:
+    from local import containers
+
+    if containers.can_run(containers.POSTGRESQL_IMAGE, say):
+        return containers.postgresql(durable=durable)
+    return LocalPostgreSQL(durable=durable)
+
+
+def _start(servers: Sequence[_Server]) -> None:
+    """Start all at once. If one fails, or we are interrupted, close all, which ends the other starts."""
+    with ThreadPoolExecutor() as pool:
+        starts = [pool.submit(server.start) for server in servers]
+        try:
+            for start in starts:
+                start.result()
+        except BaseException:
+            for server in servers:
+                server.close()
+            raise
