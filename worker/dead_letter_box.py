@@ -30,6 +30,13 @@ CALL_TIMEOUT_S: Final = 15
 HOLD_S: Final = 600
 """What is held longer is given back and looked at again: RabbitMQ closes a channel after 30 minutes."""
 
+LOOK_ON_MAX: Final = 1_000
+"""Of a queue with no more than this everything is looked at, even past the limit.
+
+RabbitMQ puts what is given back behind what was given back before: only to look at everything leaves the order as
+it was, and it finds the oldest for certain. In a longer queue that would take too long.
+"""
+
 RETURN_TIMEOUT_S: Final = 3
 RETURN_POLL_S: Final = 0.05
 
@@ -75,7 +82,7 @@ class DeadLetterBox:
     ) -> AsyncIterator[tuple[DeadLetter, Delivery]]:
         """The selected dead letters, queue by queue, as they stand. Raises Unreachable.
 
-        Of each queue the first is looked at, even past the limit: it is the oldest.
+        Of each queue at least the first is looked at, even past the limit.
         """
         for tally in tallies:
             self._tallies[tally.queue] = tally
@@ -84,7 +91,8 @@ class DeadLetterBox:
                     await self.give_back()
                     tally.looked_at = tally.selected = tally.settled
                 full = sum(each.selected for each in tallies) == selection.limit
-                if full and tally.looked_at:
+                holds_some = tally.looked_at > tally.settled
+                if full and tally.looked_at and not (holds_some and tally.waiting <= LOOK_ON_MAX):
                     break
                 delivery = await self._get(tally.queue)
                 if delivery is None:
@@ -150,9 +158,7 @@ async def open_broker(settings: BrokerSettings, purpose: str, *, confirms: bool)
     """A link for a command. Raises Unreachable."""
     async with AsyncExitStack() as stack:
         with broker_explained():
-            link = await stack.enter_async_context(
-                open_link(settings, purpose, lambda reason: None, confirms=confirms)
-            )
+            link = await stack.enter_async_context(open_link(settings, purpose, lambda reason: None, confirms=confirms))
         yield link
 
 

@@ -89,9 +89,7 @@ MessageIds = Annotated[
 ]
 ErrorCode = Annotated[
     str | None,
-    typer.Option(
-        "--error-code", parser=_code, metavar="CODE", help="Only those that failed with this error code."
-    ),
+    typer.Option("--error-code", parser=_code, metavar="CODE", help="Only those that failed with this error code."),
 ]
 OlderThan = Annotated[
     timedelta | None,
@@ -116,9 +114,7 @@ ToType = Annotated[
         help="The event type that they should have had; needs --queue.",
     ),
 ]
-Rate = Annotated[
-    float | None, typer.Option("--rate", parser=_rate, metavar="NUMBER", help="At most so many a second.")
-]
+Rate = Annotated[float | None, typer.Option("--rate", parser=_rate, metavar="NUMBER", help="At most so many a second.")]
 Reason = Annotated[
     str, typer.Option("--reason", parser=_reason, metavar="TEXT", help="Why; it is kept in the event log.")
 ]

@@ -93,9 +93,7 @@ class Replayer:
     the number of its replays and with the errors before. Without a link it can only say what is in the way.
     """
 
-    def __init__(
-        self, link: Link | None, replay_id: str, to_type: str | None, rate_per_s: float | None
-    ) -> None:
+    def __init__(self, link: Link | None, replay_id: str, to_type: str | None, rate_per_s: float | None) -> None:
         self._replay_id = replay_id
         self._link = link
         self._to_type = to_type

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 from pydantic_core import to_json
@@ -51,10 +52,10 @@ def show_list(console: Console, tallies: Sequence[Tally], letters: Sequence[Dead
         listed = [letter for letter in letters if letter.queue == tally.queue]
         if listed:
             table = Table(title=tally.queue, title_justify="left")
-            table.add_column("message id", overflow="fold", min_width=36)
+            table.add_column("message id", overflow="fold")
             table.add_column("error code", overflow="fold")
             table.add_column("detail", overflow="fold")
-            table.add_column("failed at (UTC)", min_width=10)
+            table.add_column("failed at (UTC)")
             table.add_column("type", overflow="fold")
             table.add_column("bytes", justify="right")
             table.add_column("replays", justify="right")
@@ -68,11 +69,12 @@ def summaries(tallies: Sequence[Tally]) -> Iterator[str]:
     now = datetime.now(UTC)
     for tally in tallies:
         line = f"{tally.queue}: {tally.waiting:,} dead letters"
+        whole = tally.looked_at >= tally.waiting
         if tally.oldest is not None:
-            line += f", the oldest from {age(now - tally.oldest)} ago"
+            line += f", the oldest{'' if whole else ' looked at'} from {age(now - tally.oldest)} ago"
         if tally.selected < tally.waiting:
             line += f"; {tally.selected:,} listed"
-        if tally.looked_at < tally.waiting:
+        if not whole:
             line += f", {tally.waiting - tally.looked_at:,} not looked at (--limit)"
         yield line
 
@@ -86,7 +88,7 @@ def show_letter(console: Console, letter: DeadLetter, delivery: Delivery) -> Non
     properties, headers = facts.pop("properties"), facts.pop("headers")
     for prefix, group in (("", facts), ("property ", properties), ("header ", headers)):
         for name, value in group.items():
-            if value is not None and value != []:
+            if value not in (None, "", []):
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 table.add_row(Text(printable(prefix + name)), Text(printable(text)))
     console.print(table)
@@ -128,20 +130,17 @@ def body_text(body: bytes) -> tuple[str, bool]:
 def printable(text: str, keep: str = "") -> str:
     """Text without anything that a terminal obeys, or that cannot be seen."""
     return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
-        for char in text
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text
     )
 
 
 def age(span: timedelta) -> str:
     """A span of time in its two largest units, such as `3d 4h`."""
-    left_s = max(0, int(span.total_seconds()))
-    parts: list[str] = []
-    for unit, seconds in _UNITS:
-        count, left_s = divmod(left_s, seconds)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count}{unit}")
-    return " ".join(parts[:2])
+    total_s = max(0, int(span.total_seconds()))
+    for (unit, seconds), (smaller_unit, smaller_seconds) in pairwise(_UNITS):
+        if total_s >= seconds:
+            return f"{total_s // seconds}{unit} {total_s % seconds // smaller_seconds}{smaller_unit}"
+    return f"{total_s}s"
 
 
 def _cells(letter: DeadLetter) -> Iterator[str]:

@@ -57,12 +57,8 @@ class DeadLetters:
         async with self._one_at_a_time:
             try:
                 if self._exchange is None:
-                    self._exchange = await self._link.channel.get_exchange(
-                        names.DEAD_LETTER_EXCHANGE, ensure=False
-                    )
-                await self._exchange.publish(
-                    message, routing_key=event_type, mandatory=True, timeout=PUBLISH_TIMEOUT_S
-                )
+                    self._exchange = await self._link.channel.get_exchange(names.DEAD_LETTER_EXCHANGE, ensure=False)
+                await self._exchange.publish(message, routing_key=event_type, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
             except CONNECTION_ERRORS as error:
                 raise SessionLost(f"a dead letter was not confirmed: {type(error).__name__}") from error
             except asyncio.CancelledError as error:

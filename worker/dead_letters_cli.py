@@ -126,9 +126,7 @@ def replay(
     limit: Limit = None,
     to_type: ToType = None,
     rate: Rate = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be replayed, do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be replayed, do nothing.")] = False,
 ) -> None:
     """Have dead letters tried again: publish them as they were first published.
 

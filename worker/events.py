@@ -31,7 +31,7 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 """A batch of large events is small: one of 4 MiB is written alone."""
 
 STORE_TIMEOUT_S: Final = 60
-"""After this a write is given up, and tried again; it is far above what the statements may take."""
+"""A write that takes longer hangs, and not in PostgreSQL: statements time out long before. It counts as a bug."""
 
 REQUEUE_DELAY_FIRST_S: Final = 1.0
 REQUEUE_DELAY_MAX_S: Final = 60.0
@@ -76,16 +76,18 @@ class EventConsumer:
         ended the worker that held it, it will end this one with nothing else in hand. Only its own
         delivery count rises, until RabbitMQ takes it out of the way.
         """
-        async with asyncio.TaskGroup() as tasks:
-            await self._consume(1)
-            stopper = tasks.create_task(self._stop_when(stopping))
-            cautious = True
-            while batch := await self._inbox.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
-                await self._process(batch, stopping)
-                if cautious and not batch[0].redelivered:
-                    cautious = False
-                    await self._consume(self._prefetch)
-            await stopper
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._consume(1)
+                stopper = tasks.create_task(self._stop_when(stopping))
+                cautious = True
+                while batch := await self._inbox.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
+                    await self._process(batch, stopping)
+                    if cautious and not batch[0].redelivered:
+                        cautious = False
+                        await self._consume(self._prefetch)
+                await stopper
+        finally:
             for waiting in self._requeues:
                 waiting.cancel()
 
@@ -127,15 +129,13 @@ class EventConsumer:
         """
         events = [each.event for each in decoded]
         for delay_s in delays_s():
+            limit = asyncio.timeout(STORE_TIMEOUT_S)
             try:
-                async with (
-                    asyncio.timeout(STORE_TIMEOUT_S),
-                    self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection,
-                ):
+                async with limit, self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                     await self._route.store(connection, events)
                 break
             except Exception as error:  # noqa: BLE001 -- whatever it is, it has a meaning
-                if meaning_of(error) is not Failure.UNAVAILABLE:
+                if limit.expired() or meaning_of(error) is not Failure.UNAVAILABLE:
                     await self._split_or_give_up(decoded, error, stopping)
                     return
                 self._log.warning(

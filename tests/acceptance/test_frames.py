@@ -48,6 +48,7 @@ MALFORMED = {
     "message id not UTF-8": (MESSAGE_ID_FLAG, b"\x04\xff\xfeab"),
     "message id of 255 wrong bytes": (MESSAGE_ID_FLAG, b"\xff" + b"\xff" * 255),
     "header timestamp out of range": (HEADERS_FLAG, table(b"t", b"T", struct.pack(">Q", 2**63))),
+    "header that no float holds": (HEADERS_FLAG, table(b"d", b"d", struct.pack(">d", 1e300))),
     "header name not UTF-8": (HEADERS_FLAG, table(b"\xff\xfe", b"t", b"\x01")),
     "3,000 nested headers": (HEADERS_FLAG, nested(3_000)),
     "900 nested headers": (HEADERS_FLAG, nested(900)),

@@ -1,0 +1,49 @@
+"""Run `export-runs` in a process forked from one that has imported it already.
+
+Importing takes most of a command's time, and tests of a tool run it often. Everything else is as it is for any
+command: a process of its own, an environment, an exit code.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.commands import COMMAND_TIMEOUT_S, Finished, environment
+from worker import console
+from worker.cli import app
+from worker.settings import WorkerSettings
+
+_PROCESSES: Final = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([__name__])
+
+
+async def forked_export_runs(*arguments: str, settings: WorkerSettings, **variables: str) -> Finished:
+    """Run a command to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = _PROCESSES.Process(
+            target=_run, args=(arguments, environment(settings, **variables), str(out), str(err)), daemon=True
+        )
+        process.start()
+        try:
+            await asyncio.to_thread(process.join, COMMAND_TIMEOUT_S)
+        finally:
+            process.kill()
+            process.join()
+        assert process.exitcode is not None
+        finished = Finished(process.exitcode, out.read_text(), err.read_text())
+        process.close()
+        return finished
+
+
+def _run(arguments: Sequence[str], variables: dict[str, str], out: str, err: str) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+    for path, descriptor in ((os.devnull, 0), (out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), descriptor)
+    console.out.width = console.err.width = int(variables["COLUMNS"])
+    app(list(arguments), prog_name="export-runs")
