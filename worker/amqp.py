@@ -7,7 +7,7 @@ connection is part of one session, and whatever breaks in it ends the session wh
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import aio_pika
@@ -53,6 +53,9 @@ class Link:
     underlay: aiormq.Channel
     """aiormq's channel: acks that are not waited for, consumers without a task of their own."""
 
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """RabbitMQ gives a new consumer the prefetch that its channel was told last; no other may come between."""
+
 
 @asynccontextmanager
 async def open_link(
@@ -81,10 +84,12 @@ async def open_link(
         underlay.on_consumer_cancel_callbacks.add(lambda frame: lost("the broker cancelled a consumer"))
         yield Link(channel, underlay)
     finally:
-        # Closing waits for the broker's word, which may never come.
-        with suppress(*CONNECTION_ERRORS):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await connection.close()
+        # Closing waits for the broker's word, which may never come; on a frozen wire aiormq goes on waiting even
+        # when it is cancelled.
+        closing = asyncio.create_task(connection.close())
+        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+        closing.cancel()
 
 
 async def start_consuming(link: Link, queue: str, prefetch: int, take: Callable[[Delivery], object]) -> str:
@@ -93,7 +98,7 @@ async def start_consuming(link: Link, queue: str, prefetch: int, take: Callable[
     async def deliver(delivery: Delivery) -> None:
         take(delivery)
 
-    async with asyncio.timeout(CALL_TIMEOUT_S):
+    async with asyncio.timeout(CALL_TIMEOUT_S), link.starting:
         await link.underlay.basic_qos(prefetch_count=prefetch)
         consuming = await link.underlay.basic_consume(queue, deliver)
     assert consuming.consumer_tag is not None
@@ -105,6 +110,14 @@ async def stop_consuming(link: Link, consumer_tag: str) -> None:
     with suppress(*CONNECTION_ERRORS):
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await link.underlay.basic_cancel(consumer_tag)
+
+
+def deliveries_before(delivery: Delivery) -> int:
+    """How often a quorum queue has delivered a message before. The header is its own word on a redelivery only."""
+    count = (delivery.header.properties.headers or {}).get("x-delivery-count")
+    if not delivery.redelivered:
+        return 0
+    return count if isinstance(count, int) and count > 0 else 1
 
 
 async def flush(link: Link) -> None:

@@ -24,6 +24,7 @@ BODY_SHOWN_CHARS_MAX: Final = 20_000
 """A person reads no more; --json has it all."""
 
 DETAIL_LISTED_CHARS_MAX: Final = 200
+UUID_CHARS: Final = 36
 
 _PROPERTIES: Final = (
     "content_type",
@@ -52,9 +53,9 @@ def show_list(console: Console, tallies: Sequence[Tally], letters: Sequence[Dead
         listed = [letter for letter in letters if letter.queue == tally.queue]
         if listed:
             table = Table(title=tally.queue, title_justify="left")
-            table.add_column("message id", overflow="fold")
-            table.add_column("error code", overflow="fold")
-            table.add_column("detail", overflow="fold")
+            short = all(len(letter.message_id or "") <= UUID_CHARS for letter in listed)
+            table.add_column("message id", overflow="fold", no_wrap=short)
+            table.add_column("error code, detail", overflow="fold")
             table.add_column("failed at (UTC)")
             table.add_column("type", overflow="fold")
             table.add_column("bytes", justify="right")
@@ -145,8 +146,8 @@ def age(span: timedelta) -> str:
 
 def _cells(letter: DeadLetter) -> Iterator[str]:
     yield printable(letter.message_id or "-")
-    yield printable(letter.error_code)
-    yield printable(letter.error_detail[:DETAIL_LISTED_CHARS_MAX])
+    detail = letter.error_detail[:DETAIL_LISTED_CHARS_MAX]
+    yield printable(f"{letter.error_code}\n{detail}".rstrip(), keep="\n")
     yield f"{letter.failed_at:%Y-%m-%d %H:%M:%S}" if letter.failed_at else "-"
     yield printable(letter.event_type)
     yield f"{letter.size_bytes:,}"

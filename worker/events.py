@@ -15,11 +15,11 @@ from handlers.errors import EventRefused
 from schema import names
 from schema.decoding import InvalidBody, decode
 from schema.errors import DeadLetterCode
-from worker.amqp import Delivery, Link, ack, requeue, start_consuming, stop_consuming
+from worker.amqp import Delivery, Link, ack, deliveries_before, requeue, start_consuming, stop_consuming
 from worker.backoff import delays_s
 from worker.database import ACQUIRE_TIMEOUT_S, Failure, Pool, meaning_of
 from worker.dead_letters import DeadLetters
-from worker.inbox import Inbox
+from worker.inbox import Inbox, is_suspect
 from worker.logs import describe
 from worker.routes import EventRoute
 
@@ -72,9 +72,9 @@ class EventConsumer:
     async def run(self, stopping: asyncio.Event) -> None:
         """Consume until `stopping` is set; what is in hand by then is finished first.
 
-        It begins with one event at a time, and goes on so while they were delivered before: if one of them
-        ended the worker that held it, it will end this one with nothing else in hand. Only its own
-        delivery count rises, until RabbitMQ takes it out of the way.
+        It begins with one event at a time, and goes on so while they are suspects: the one that ended the
+        workers which held it will end this one with nothing else in hand. Only its own delivery count rises,
+        until RabbitMQ takes it out of the way.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -83,7 +83,7 @@ class EventConsumer:
                 cautious = True
                 while batch := await self._inbox.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
                     await self._process(batch, stopping)
-                    if cautious and not batch[0].redelivered:
+                    if cautious and not is_suspect(batch[0]):
                         cautious = False
                         await self._consume(self._prefetch)
                 await stopper
@@ -176,8 +176,7 @@ class EventConsumer:
 
     async def _requeue_later(self, delivery: Delivery) -> None:
         """Each delivery counts towards the limit, so a bug that passes by itself is given time to."""
-        deliveries = (delivery.header.properties.headers or {}).get("x-delivery-count")
-        exponent = min(deliveries, 16) if isinstance(deliveries, int) and deliveries > 0 else 0
+        exponent = min(deliveries_before(delivery), 16)
         await asyncio.sleep(min(REQUEUE_DELAY_FIRST_S * 2**exponent, REQUEUE_DELAY_MAX_S))
         await requeue(delivery)
 

@@ -2,8 +2,17 @@
 
 import asyncio
 from collections import deque
+from typing import Final
 
-from worker.amqp import Delivery
+from worker.amqp import Delivery, deliveries_before
+
+SUSPECT_DELIVERIES: Final = 3
+"""One lost connection, or two, are the world's doing. What comes back for the third time may be what broke it."""
+
+
+def is_suspect(delivery: Delivery) -> bool:
+    """Whether a delivery may be what brought a worker down."""
+    return deliveries_before(delivery) >= SUSPECT_DELIVERIES
 
 
 class Inbox:
@@ -27,8 +36,8 @@ class Inbox:
     async def take(self, deliveries_max: int, bytes_max: int) -> list[Delivery]:
         """Wait for a delivery; take what waits with it, up to both bounds. Empty: closed, and all taken.
 
-        At least one is taken, however large. One that was delivered before comes alone: if it is what
-        brought a worker down, it brings nobody with it.
+        At least one is taken, however large. A suspect comes alone: if it is what brought a worker down, it
+        brings nobody with it.
         """
         while not self._waiting:
             if self.closed:
@@ -39,7 +48,7 @@ class Inbox:
         size = len(batch[0].body)
         while (
             self._waiting
-            and not (batch[0].redelivered or self._waiting[0].redelivered)
+            and not (is_suspect(batch[0]) or is_suspect(self._waiting[0]))
             and len(batch) < deliveries_max
             and size + len(self._waiting[0].body) <= bytes_max
         ):

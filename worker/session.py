@@ -23,7 +23,7 @@ from worker.routes import EVENT_ROUTES, REQUEST_ROUTES
 from worker.settings import WorkerSettings
 from worker.topology import TopologyMismatch, declare
 
-STEADY_SESSION_S: Final = 30
+STEADY_SESSION_S: Final = 5
 """A session that lasted this long was a good one: the next failure is retried quickly again."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

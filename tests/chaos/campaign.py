@@ -1,0 +1,261 @@
+"""The campaign: everything up, exporters and the guard at work, fault after fault, and the verdict."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from tests.chaos import checker
+from tests.chaos.checker import Verdict
+from tests.chaos.client import Client
+from tests.chaos.events import Claims, Story
+from tests.chaos.exporters import Counts, Poisoner, Publisher, export
+from tests.chaos.faults import EVENT_QUEUES, Faults, schedule
+from tests.chaos.guard import Guard
+from tests.chaos.ledger import Ledger
+from tests.chaos.world import World, world
+
+FIRST_ANSWER_TIMEOUT_S: Final = 60
+RECOVERY_TIMEOUT_S: Final = 60
+DRAIN_TIMEOUT_S: Final = 180
+STOP_TIMEOUT_S: Final = 60
+PROBE_DEADLINE_S: Final = 1.0
+PROBE_PAUSE_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a campaign. It ends after `faults`, or after `duration_s`, whatever comes first."""
+
+    seed: int
+    directory: Path
+    faults: int = 30
+    duration_s: float | None = None
+    rate: float = 200
+    exporters: int = 4
+    guards: int = 4
+    poisoners: int = 3
+    malformed_frames: bool = True
+    longest_fault_s: float = 6.0
+    calm_s: float = 0.5
+    pair_share: float = 0.3
+    recovery_max_s: float = 10.0
+    quick: bool = False
+    """Inject the faults that take longest only once each."""
+
+    plant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a campaign did, and what the checker says."""
+
+    duration_s: float
+    events: int
+    duplicates_and_retries: int
+    poison: int
+    guard: str
+    worker_memory_bytes_max: int
+    bugs_logged: list[str]
+    unexpected_ends: int
+    verdict: Verdict
+
+    @property
+    def failures(self) -> list[str]:
+        """Every violation; none is what is hoped for."""
+        ends = [f"{self.unexpected_ends} times a worker ended by itself"] * (self.unexpected_ends > 0)
+        return [*self.verdict.failures, *(f"logged: {line}" for line in self.bugs_logged), *ends]
+
+
+async def run(options: Options) -> Report:
+    """Run a campaign and check what it left."""
+    started = time.monotonic()
+    ledger = Ledger(options.directory / "ledger.jsonl")
+    async with AsyncExitStack() as stack:
+        stack.callback(ledger.close)
+        everything = await stack.enter_async_context(world(options.directory, options.plant))
+        campaign = Campaign(options, everything, ledger, stack)
+        await campaign.until_answered()
+        await campaign.break_things()
+        unfinished = await campaign.finish()
+        drained = await campaign.drain()
+        await ledger.sync()
+        verdict = await checker.check(
+            ledger.path,
+            database_url=everything.database.url,
+            database_log=everything.database.log,
+            amqp_url=everything.broker.url,
+            recovery_max_s=options.recovery_max_s,
+        )
+        if not drained:
+            verdict.failures.append(f"the queues were not empty {DRAIN_TIMEOUT_S} s after the last fault")
+        if unfinished:
+            verdict.failures.append(f"{unfinished} clients still waited {STOP_TIMEOUT_S} s after the last fault")
+        counts = campaign.counts
+        return Report(
+            duration_s=time.monotonic() - started,
+            events=counts.events,
+            duplicates_and_retries=counts.attempts - counts.events - counts.poison,
+            poison=counts.poison,
+            guard=str(campaign.guard.counts),
+            worker_memory_bytes_max=max(worker.resident_bytes_max for worker in everything.workers),
+            bugs_logged=_bugs_logged([worker.log for worker in everything.workers]),
+            unexpected_ends=everything.unexpected_ends,
+            verdict=verdict,
+        )
+
+
+class Campaign:
+    """Those who publish, those who ask, and the one who breaks things."""
+
+    def __init__(self, options: Options, everything: World, ledger: Ledger, stack: AsyncExitStack) -> None:
+        self._options = options
+        self._world = everything
+        self._ledger = ledger
+        self._stopping = asyncio.Event()
+        self._claims = Claims()
+        self.counts = Counts()
+        self._keeper = asyncio.create_task(everything.keep_workers_up())
+        stack.callback(self._keeper.cancel)
+        self._stack = stack
+        self.guard = Guard(self._client(replies=True), ledger, self._random("guard"))
+        self._probe_guard = Guard(self._client(replies=True), ledger, self._random("probe guard"))
+        self._probe_publisher = self._publisher("probe")
+        self._probe_story = Story(self._random("probe story"), self._claims)
+        self._admin = self._client()
+        self._stories = [Story(self._random(f"exporter {number}"), self._claims) for number in range(options.exporters)]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def until_answered(self) -> None:
+        """Wait for the workers to serve, then set everybody to work."""
+        async with asyncio.timeout(FIRST_ANSWER_TIMEOUT_S):
+            await self._serving()
+        options = self._options
+        work = [
+            *(
+                export(self._publisher(f"publisher {n}"), story, options.rate / options.exporters, self._stopping)
+                for n, story in enumerate(self._stories)
+            ),
+            *(
+                Poisoner(
+                    self._publisher(f"poison publisher {number}"),
+                    self.guard,
+                    Story(self._random(f"poison {number}"), self._claims),
+                    malformed_frames=options.malformed_frames,
+                ).run(0.5, self._stopping)
+                for number in range(options.poisoners)
+            ),
+            *(
+                self.guard.watch(
+                    self._claims,
+                    lambda: [run for story in self._stories for run in story.recent_runs],
+                    0.1,
+                    self._stopping,
+                )
+                for _ in range(options.guards)
+            ),
+        ]
+        self._tasks = [asyncio.create_task(each) for each in work]
+
+    async def break_things(self) -> None:
+        """One fault, or two at a time, then the way back to calm; until there were enough."""
+        options = self._options
+        random = self._random("faults")
+        faults = Faults(self._world, random, self._admin, options.longest_fault_s)
+        end = time.monotonic() + (options.duration_s or float("inf"))
+        for group in schedule(list(faults.kinds), random, options.faults, options.pair_share, quick=options.quick):
+            if time.monotonic() > end:
+                return
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            start = self._ledger.note("fault", kinds=group)
+            offsets = [0.0, random.uniform(0, options.longest_fault_s / 2)]
+            async with asyncio.TaskGroup() as injecting:
+                for kind, offset in zip(group, offsets, strict=False):
+                    injecting.create_task(self._inject(faults, kind, offset))
+            back = self._ledger.note("back", start=start)
+            try:
+                async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+                    await self._serving()
+            except TimeoutError:
+                pass
+            else:
+                self._ledger.note("recovered", start=start, back=back)
+            await asyncio.sleep(options.calm_s * random.uniform(0.2, 1.8))
+
+    async def finish(self) -> int:
+        """Have everybody finish; returns how many could not, because what they wait for never comes."""
+        self._stopping.set()
+        done, waiting = await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT_S)
+        for task in done:
+            task.result()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return len(waiting)
+
+    async def drain(self) -> bool:
+        """Whether the event queues are emptied in time. The workers end with it."""
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                while True:
+                    while any([await self._admin.count(queue) != 0 for queue in EVENT_QUEUES]):
+                        await asyncio.sleep(0.1)
+                    # What a worker has in hand it finishes or gives back when it is told to stop.
+                    for worker in self._world.workers:
+                        async with worker.lock:
+                            await worker.terminate()
+                    if not any([await self._admin.count(queue) != 0 for queue in EVENT_QUEUES]):
+                        return True
+                    for worker in self._world.workers:
+                        worker.start()
+        except TimeoutError:
+            return False
+
+    async def _inject(self, faults: Faults, kind: str, offset_s: float) -> None:
+        await asyncio.sleep(offset_s)
+        try:
+            await faults.inject(kind)
+        except TimeoutError:
+            self._ledger.note("stuck", kind=kind)
+
+    async def _serving(self) -> None:
+        """Wait until a new event gets visible and claims can be checked."""
+        event = self._probe_story.finished(status="completed", claimIds=[f"probe-{self._probe_story.uuid()}"])
+        asked = {"orgId": event["orgId"], "claimIds": event["claimIds"]}
+        while True:  # the first answer says that the queues are there
+            _, reply = await self._probe_guard.ask("check-claims", asked, deadline_s=PROBE_DEADLINE_S)
+            if reply and reply["ok"]:
+                break
+            await asyncio.sleep(PROBE_PAUSE_S)
+        await self._probe_publisher.deliver([self._probe_story.outgoing(event, "run-finished")])
+        while True:
+            _, reply = await self._probe_guard.ask("check-claims", asked, deadline_s=PROBE_DEADLINE_S)
+            if reply and reply["ok"] and reply["result"]["exported"]:
+                return
+            await asyncio.sleep(PROBE_PAUSE_S)
+
+    def _random(self, name: str) -> Random:
+        return Random(f"{self._options.seed}/{name}")
+
+    def _client(self, *, replies: bool = False) -> Client:
+        client = Client(self._world.broker.url, replies=replies)
+        self._stack.push_async_callback(client.close)
+        return client
+
+    def _publisher(self, name: str) -> Publisher:
+        return Publisher(self._client(), self._ledger, self._world.gate, self._random(name), self.counts)
+
+
+def _bugs_logged(logs: list[Path]) -> list[str]:
+    """What workers said of themselves that only a bug explains."""
+    signs = ('"event_failed"', '"request_failed"', '"event_unstorable"', "Traceback")
+    found: list[str] = []
+    for log in logs:
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            found += [line.strip()[:500] for line in lines if any(sign in line for sign in signs)]
+    return found

@@ -1,0 +1,462 @@
+"""The judge. It knows the ledger, the contract (DESIGN sections 2 and 3) and nothing of the worker.
+
+**The store.** The log must hold every confirmed good event once, with what it said; a good event whose
+confirm never came may be there or not; nothing else may be. Every run and every claim must then be, column
+by column, what the stored set of events comes to by the rules of the contract, written here a second time.
+
+**Dead letters.** Every confirmed attempt to publish poison must be in the dead-letter queue of its type,
+with its body and the right reason, and nothing but poison may be there. Delivery is at least once, so a
+second copy of one attempt is in order where a fault lay between the two (by `x-failed-at`, with a second's
+grace); anywhere else it is doubled.
+
+**Replies.** A reply must have been true at some moment between the request and the reply. What is stored,
+stays; so there is such a moment if and only if the reply says no less than was certainly stored when the
+request was noted, before it was sent, and no more than can have been stored when the reply was noted, after
+it had come.
+- Certainly stored by then: what a reply noted earlier has proven. Can have been stored by then: the events
+  whose first publish was noted earlier.
+- check-claims names each claim once, in the order asked, in exactly one of the two lists. The runs named
+  for a claim include all that were proven by then to have exported it, and are among those which can have
+  exported it.
+- get-export-run-by-id has a status that was published and is no lower than proven, all claims proven, and
+  none that was not published; RUN_NOT_FOUND is right only for a run not proven.
+- UNAVAILABLE is always right; every other error is wrong.
+
+In calm (no fault on or not yet recovered from) a request that got no answer must get one when it is
+repeated.
+"""
+
+import base64
+import json
+import mmap
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from tests.chaos import dead_letters
+from tests.chaos.dead_letters import DeadLetter
+from tests.chaos.ledger import Record, read
+from tests.chaos.rules import STATUSES, claims_of, run_of
+
+Json = dict[str, Any]
+
+FAULT_GRACE_S: Final = 1.0
+NAMED_MAX: Final = 10
+"""Of each sort of violation so many are named."""
+
+
+@dataclass
+class Verdict:
+    """What was found, by sort, and the facts beside it."""
+
+    found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    failures: list[str] = field(default_factory=list)
+    facts: Json = field(default_factory=dict)
+
+    def blame(self, sort: str, what: str) -> None:
+        """Note a violation."""
+        self.found[sort].append(what)
+
+    def close(self) -> None:
+        """Turn what was found into lines."""
+        for sort, each in self.found.items():
+            self.failures += [f"{sort}: {what}" for what in each[:NAMED_MAX]]
+            if len(each) > NAMED_MAX:
+                self.failures.append(f"{sort}: and {len(each) - NAMED_MAX} more")
+
+
+@dataclass(slots=True)
+class Sent:
+    """A message that exporters published: where its body is, when it first went out, how it must end."""
+
+    offset: int
+    event_type: str
+    first_t: float
+    code: str | None
+    confirmed: bool = False
+
+
+@dataclass
+class Fault:
+    """A group of faults that overlapped: from the first one's start until all was well again."""
+
+    kinds: list[str]
+    start: float
+    back: float | None = None
+    recovered: float | None = None
+
+
+@dataclass
+class Known:
+    """What can have been stored of one run by now, and what is proven to be."""
+
+    events: list[str] = field(default_factory=list)
+    org: str = ""
+    statuses: set[str] = field(default_factory=lambda: {"pending"})
+    claims: set[str] = field(default_factory=set)
+    proven: list[tuple[float, int, frozenset[str]]] = field(default_factory=list)
+
+
+class Book:
+    """The ledger, read once from beginning to end; replies are judged on the way."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        self.sent: dict[str, Sent] = {}
+        self.runs: dict[str, Known] = defaultdict(Known)
+        self.attempts: dict[str, str] = {}  # poison, and what is not confirmed yet
+        self.confirmed_poison: set[str] = set()
+        self.faults: list[Fault] = []
+        self.wall_minus_t = 0.0
+        self.asked = 0
+        self.answered = 0
+        self._exporting: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._proven: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+        self._asks: dict[str, Record] = {}
+        self._first_reply_t = float("inf")
+        self._silent: dict[str, tuple[float, float]] = {}
+
+    def read(self, path: Path) -> None:
+        """Read the ledger."""
+        readers = {
+            "start": self._start,
+            "publish": self._publish,
+            "confirm": self._confirm,
+            "ask": self._ask,
+            "reply": self._reply,
+            "silence": self._silence,
+            "unsent": self._unsent,
+            "fault": self._fault,
+            "back": self._back,
+            "recovered": self._recovered,
+            "stuck": self._stuck,
+        }
+        for offset, record in read(path):
+            readers[record["k"]](record, offset)
+
+    def disturbed(self, start: float, end: float) -> bool:
+        """Whether some fault was on, or not yet recovered from, in this time."""
+        return any(
+            fault.start - FAULT_GRACE_S < end and start < (fault.recovered or float("inf")) + FAULT_GRACE_S
+            for fault in self.faults
+        )
+
+    def judge_silence(self) -> None:
+        """In calm, one retry must cure a request that was not answered. Nobody answers before the first reply."""
+        during = calm = 0
+        for ident, (start, end) in self._silent.items():
+            if end < self._first_reply_t:
+                continue
+            if self.disturbed(start, end):
+                during += 1
+                continue
+            calm += 1
+            if "retryOf" in self._asks[ident]:
+                self.verdict.blame("unanswered in calm", f"request {ident} at {start:.1f}")
+        self.verdict.facts["requests"] = self.asked
+        self.verdict.facts["answered"] = self.answered
+        self.verdict.facts["unanswered during faults"] = during
+        self.verdict.facts["unanswered in calm"] = calm
+
+    def _start(self, record: Record, offset: int) -> None:
+        self.wall_minus_t = record["wall"] - record["t"]
+
+    def _publish(self, record: Record, offset: int) -> None:
+        key = record["key"]
+        self.attempts[record["mid"]] = key
+        if key in self.sent:
+            return
+        code = record.get("code")
+        self.sent[key] = Sent(offset, record["type"], record["t"], code)
+        if code is None:
+            self._may_be_stored(key, record["type"], json.loads(record["body"]))
+
+    def _may_be_stored(self, key: str, event_type: str, event: Json) -> None:
+        run = self.runs[event["runId"]]
+        run.events.append(key)
+        run.org = event["orgId"]
+        if event_type == "run-finished":
+            run.statuses.add(event["status"])
+            run.claims.update(event["claimIds"], (each["claimId"] for each in event.get("skippedClaims", [])))
+            if event["status"] != "failed":
+                for claim in event["claimIds"]:
+                    self._exporting[event["orgId"], claim].add(event["runId"])
+
+    def _confirm(self, record: Record, offset: int) -> None:
+        key = self.attempts[record["mid"]]
+        sent = self.sent[key]
+        sent.confirmed = True
+        if sent.code is None:
+            del self.attempts[record["mid"]]
+        else:
+            self.confirmed_poison.add(record["mid"])
+
+    def _ask(self, record: Record, offset: int) -> None:
+        self.asked += 1
+        self._asks[record["id"]] = record
+
+    def _unsent(self, record: Record, offset: int) -> None:
+        del self._asks[record["id"]]
+        self.asked -= 1
+
+    def _silence(self, record: Record, offset: int) -> None:
+        self._silent[record["id"]] = (self._asks[record["id"]]["t"], record["t"])
+
+    def _reply(self, record: Record, offset: int) -> None:
+        ask, reply = self._asks.pop(record["id"]), record["reply"]
+        self.answered += 1
+        self._first_reply_t = min(self._first_reply_t, record["t"])
+        if not reply["ok"] and reply["error"]["code"] == "UNAVAILABLE":
+            return
+        judge = self._judge_claims if ask["op"] == "check-claims" else self._judge_run
+        for complaint in judge(ask, reply, record["t"]):
+            self.verdict.blame("wrong reply", f"{complaint}, asked at {ask['t']}: {json.dumps(ask['request'])[:300]}")
+
+    def _judge_claims(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
+        if not reply["ok"]:
+            yield f"error {reply['error']['code']}"
+            return
+        org, asked = ask["request"]["orgId"], ask["request"]["claimIds"]
+        exported, unexported = reply["exported"], reply["unexported"]
+        if [c for c in asked if c in exported] != list(exported) or [
+            c for c in asked if c not in exported
+        ] != unexported:
+            yield "not each claim once in the order asked"
+        for claim in asked:
+            named = set(exported.get(claim, ()))
+            proven = self._proven[org, claim]
+            if claim in exported and not named:
+                yield f"{claim} exported by no run"
+            if missing := {run for run, since in proven.items() if since < ask["t"]} - named:
+                yield f"{claim} was known to be exported by {sorted(missing)}"
+            if wrong := named - self._exporting.get((org, claim), set()):
+                yield f"{claim} cannot have been exported by {sorted(wrong)}"
+            for run in named:
+                proven.setdefault(run, t)
+
+    def _judge_run(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
+        run_id = ask["request"]["runId"]
+        proven = [each for each in self.runs[run_id].proven if each[0] < ask["t"]] if run_id in self.runs else []
+        if not reply["ok"]:
+            if reply["error"]["code"] != "RUN_NOT_FOUND" or proven:
+                yield f"error {reply['error']['code']} for run {run_id}"
+            return
+        run, known = reply["result"], self.runs.get(run_id)
+        if known is None or not known.events or run["runId"] != run_id or run["orgId"] != known.org:
+            yield f"run {run_id} cannot have been known"
+            return
+        claims = frozenset(run["claimIds"]) | {each["claimId"] for each in run["skippedClaims"]}
+        rank = STATUSES.index(run["status"])
+        if run["status"] not in known.statuses or any(rank < status for _, status, _ in proven):
+            yield f"status {run['status']}"
+        if not claims <= known.claims or any(not before <= claims for _, _, before in proven):
+            yield "other claims"
+        if not known.proven or known.proven[-1][1:] != (rank, claims):
+            known.proven.append((t, rank, claims))
+
+    def _fault(self, record: Record, offset: int) -> None:
+        self.faults.append(Fault(record["kinds"], record["t"]))
+
+    def _back(self, record: Record, offset: int) -> None:
+        self.faults[-1].back = record["t"]
+
+    def _recovered(self, record: Record, offset: int) -> None:
+        self.faults[-1].recovered = record["t"]
+
+    def _stuck(self, record: Record, offset: int) -> None:
+        self.verdict.blame(
+            "no recovery", f"{record['kind']} at {record['t']:.1f}: the queue did not empty, or come back"
+        )
+
+
+async def check(
+    ledger: Path, *, database_url: str, database_log: Path, amqp_url: str, recovery_max_s: float
+) -> Verdict:
+    """Compare what is there with what the ledger says must be."""
+    verdict = Verdict()
+    started = time.monotonic()
+    book = Book(verdict)
+    book.read(ledger)
+    book.judge_silence()
+    _judge_recovery(book, verdict, recovery_max_s)
+    with ledger.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        bodies = Bodies(text)
+        connection = await asyncpg.connect(database_url)
+        try:
+            stored = await _judge_log(connection, book, bodies)
+            await _judge_runs(connection, book, stored, bodies)
+            deadlocks = await connection.fetchval("SELECT sum(deadlocks)::int FROM pg_stat_database")
+        finally:
+            await connection.close()
+        _judge_dead_letters(await dead_letters.all_of_them(amqp_url), book, bodies)
+    # The statistics start anew when the server crashes; its log does not.
+    logged = database_log.read_text(errors="replace").count("ERROR:  deadlock detected")
+    if deadlocks or logged:
+        verdict.blame("deadlock", f"{max(logged, deadlocks)} in the database")
+    verdict.facts["deadlocks"] = max(logged, deadlocks)
+    verdict.facts["seconds to check"] = round(time.monotonic() - started, 1)
+    verdict.close()
+    return verdict
+
+
+class Bodies:
+    """The bodies in the ledger, found again by their place."""
+
+    def __init__(self, text: mmap.mmap) -> None:
+        self._text = text
+
+    def raw(self, sent: Sent) -> bytes:
+        """A body as it was published."""
+        record = self._record(sent)
+        return record["body"].encode() if "body" in record else base64.b64decode(record["b64"])
+
+    def event(self, sent: Sent) -> Json:
+        """A good event."""
+        event: Json = json.loads(self._record(sent)["body"])
+        return event
+
+    def _record(self, sent: Sent) -> Record:
+        self._text.seek(sent.offset)
+        record: Record = json.loads(self._text.readline())
+        return record
+
+
+def _judge_recovery(book: Book, verdict: Verdict, recovery_max_s: float) -> None:
+    longest, by_kind = 0.0, Counter[str]()
+    for fault in book.faults:
+        by_kind.update(fault.kinds)
+        if fault.recovered is None or fault.back is None:
+            verdict.blame("no recovery", f"after {' and '.join(fault.kinds)} at {fault.start:.1f}")
+            continue
+        took = fault.recovered - fault.back
+        if took > recovery_max_s:
+            verdict.blame("slow recovery", f"{took:.1f} s after {' and '.join(fault.kinds)} at {fault.start:.1f}")
+        if took > longest:
+            longest = took
+            verdict.facts["longest recovery after"] = " and ".join(fault.kinds)
+    verdict.facts["longest recovery"] = round(longest, 2)
+    verdict.facts["faults"] = dict(sorted(by_kind.items()))
+
+
+async def _judge_log(
+    connection: "asyncpg.Connection[asyncpg.Record]", book: Book, bodies: Bodies
+) -> dict[str, list[str]]:
+    """Returns the stored events by run."""
+    verdict = book.verdict
+    counted: Counter[str] = Counter()
+    stored: dict[str, list[str]] = defaultdict(list)
+    async with connection.transaction():
+        async for row in connection.cursor(
+            "SELECT event_id::text, event_type, origin, run_id::text, org_id, occurred_at, payload::text"
+            " FROM export_run_events",
+            prefetch=1_000,
+        ):
+            key = row["event_id"]
+            counted[key] += 1
+            sent = book.sent.get(key)
+            if sent is None or sent.code is not None:
+                verdict.blame("wrong in the store", f"event {key} was never published")
+                continue
+            event = bodies.event(sent)
+            told = (
+                sent.event_type,
+                "event",
+                event["runId"],
+                event["orgId"],
+                datetime.fromisoformat(event["occurredAt"]),
+            )
+            if tuple(row)[1:6] != told or json.loads(row["payload"]) != event:
+                verdict.blame("wrong in the store", f"event {key} is logged with other facts")
+            if counted[key] == 1:
+                stored[event["runId"]].append(key)
+    for key, count in counted.items():
+        if count > 1:
+            verdict.blame("doubled", f"event {key} is in the log {count} times")
+    good = {key: sent for key, sent in book.sent.items() if sent.code is None}
+    for key, sent in good.items():
+        if sent.confirmed and not counted[key]:
+            verdict.blame("lost", f"{sent.event_type} {key}, first published at {sent.first_t}")
+    verdict.facts["events published"] = len(good)
+    verdict.facts["events confirmed"] = sum(sent.confirmed for sent in good.values())
+    verdict.facts["events stored"] = len(counted)
+    return stored
+
+
+async def _judge_runs(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    book: Book,
+    stored: dict[str, list[str]],
+    bodies: Bodies,
+) -> None:
+    missing = set(stored)
+    claims_found = 0
+    async with connection.transaction():
+        async for row in connection.cursor(
+            "SELECT *, (SELECT json_agg(json_build_array(claim_id, org_id, outcome, skip_reason))"
+            " FROM export_run_claims AS claim WHERE claim.run_id = run.run_id)::text AS claims"
+            " FROM export_runs AS run",
+            prefetch=1_000,
+        ):
+            run_id = str(row["run_id"])
+            if run_id not in missing:
+                book.verdict.blame("wrong in the store", f"run {run_id} follows from no stored event")
+                continue
+            missing.discard(run_id)
+            sent = [book.sent[key] for key in stored[run_id]]
+            events = [(each.event_type, bodies.event(each)) for each in sent]
+            claims = json.loads(row["claims"] or "[]")
+            claims_found += len(claims)
+            for complaint in _compare(row, claims, events):
+                book.verdict.blame("wrong in the store", f"run {run_id}: {complaint}")
+        in_all = await connection.fetchval("SELECT count(*) FROM export_run_claims")
+    if in_all != claims_found:
+        book.verdict.blame("wrong in the store", f"{in_all - claims_found} claims of runs that do not exist")
+    for run_id in missing:
+        book.verdict.blame("wrong in the store", f"run {run_id} is missing, though events of it are stored")
+    book.verdict.facts["runs stored"] = len(stored) - len(missing)
+    book.verdict.facts["claims stored"] = in_all
+
+
+def _compare(row: asyncpg.Record, claims: list[list[str]], events: list[tuple[str, Json]]) -> Iterable[str]:
+    """What a run's row and its claims have that its events do not say."""
+    wanted = run_of(events)
+    differing = {column: (row[column], value) for column, value in wanted.items() if row[column] != value}
+    if differing:
+        yield f"is, and ought to be: {differing}"
+    found = {claim: (outcome, reason if outcome == "skipped" else None) for claim, _, outcome, reason in claims}
+    if found != claims_of(events) or len(found) != len(claims):
+        yield f"claims {claims}"
+    if any(org != wanted["org_id"] for _, org, _, _ in claims):
+        yield "claims of another organisation"
+
+
+def _judge_dead_letters(found: list[DeadLetter], book: Book, bodies: Bodies) -> None:
+    verdict = book.verdict
+    copies: dict[str, list[DeadLetter]] = defaultdict(list)
+    for letter in found:
+        sent = book.sent.get(book.attempts.get(letter.message_id, ""))
+        if sent is None or sent.code is None:
+            verdict.blame("dead letter unexpected", f"{letter.code} in {letter.queue}: {letter.body[:200]!r}")
+            continue
+        said = dead_letters.QUEUES[letter.queue], letter.code, letter.body
+        if said != (sent.event_type, sent.code, bodies.raw(sent)):
+            verdict.blame("dead letter wrong", f"{letter.code} in {letter.queue} is {sent.code}: {letter.body[:200]!r}")
+        copies[letter.message_id].append(letter)
+    for message_id in book.confirmed_poison - copies.keys():
+        sent = book.sent[book.attempts[message_id]]
+        verdict.blame("dead letter missing", f"{sent.code}: {bodies.raw(sent)[:200]!r}")
+    for letters in copies.values():
+        times = sorted(letter.failed_at - book.wall_minus_t for letter in letters if letter.failed_at is not None)
+        for before, after in pairwise(times):
+            if not book.disturbed(before, after):
+                verdict.blame("doubled", f"dead letter of {letters[0].body[:200]!r}, {after - before:.2f} s later")
+    verdict.facts["dead letters"] = len(found)
+    verdict.facts["dead letters wanted"] = len(book.confirmed_poison)
+    verdict.facts["dead letters twice"] = sum(len(letters) - 1 for letters in copies.values())

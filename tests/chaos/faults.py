@@ -1,0 +1,214 @@
+"""The faults. Each breaks something, waits a while, puts it right, and returns when the service is back."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from random import Random
+from typing import Final
+
+import asyncpg
+
+from tests.chaos.client import Client
+from tests.chaos.world import Worker, World
+
+DATABASE_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+EVENT_QUEUES: Final = ("export-runs.run-created", "export-runs.run-finished")
+REQUEST_QUEUES: Final = ("export-runs.rpc.check-claims", "export-runs.rpc.get-export-run-by-id")
+LOCKED_TABLES: Final = ("export_runs", "export_run_claims", "export_run_events")
+
+DRAINED_TIMEOUT_S: Final = 120
+REDECLARED_TIMEOUT_S: Final = 30
+READ_WRITE_TIMEOUT_S: Final = 60
+
+
+class Faults:
+    """Breaks a world. `longest_s` bounds how long a fault lasts."""
+
+    def __init__(self, world: World, random: Random, client: Client, longest_s: float) -> None:
+        self._world = world
+        self._random = random
+        self._client = client
+        self._longest_s = longest_s
+        self.kinds: Final[dict[str, Callable[[], Awaitable[None]]]] = {
+            "worker killed": self._worker_killed,
+            "all workers killed": self._all_workers_killed,
+            "worker terminated": self._worker_terminated,
+            "worker stopped and continued": self._worker_stopped,
+            "broker killed": self._broker_killed,
+            "broker restarted": self._broker_restarted,
+            "broker closes all connections": self._broker_closes_connections,
+            "request queue deleted": self._request_queue_deleted,
+            "event queue deleted": self._event_queue_deleted,
+            "database killed": self._database_killed,
+            "database restarted": self._database_restarted,
+            "database connections terminated": self._backends_terminated,
+            "tables locked": self._tables_locked,
+            "database read-only": self._read_only,
+            "broker wire cut": self._broker_cut,
+            "broker wire frozen": self._broker_frozen,
+            "broker wire slow": self._broker_slow,
+            "database wire cut": self._database_cut,
+            "database wire frozen": self._database_frozen,
+            "database wire slow": self._database_slow,
+        }
+
+    async def inject(self, kind: str) -> None:
+        """Break one thing; returns when it works again."""
+        await self.kinds[kind]()
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(self._longest_s * self._random.uniform(0.1, 1.0))
+
+    def _some_worker(self) -> Worker:
+        return self._random.choice(self._world.workers)
+
+    async def _worker_killed(self) -> None:
+        await self._kill(self._some_worker())
+
+    async def _all_workers_killed(self) -> None:
+        await asyncio.gather(*map(self._kill, self._world.workers))
+
+    async def _kill(self, worker: Worker) -> None:
+        async with worker.lock:
+            await worker.kill()
+            worker.start()
+
+    async def _worker_terminated(self) -> None:
+        worker = self._some_worker()
+        async with worker.lock:
+            await worker.terminate()
+            worker.start()
+
+    async def _worker_stopped(self) -> None:
+        worker = self._some_worker()
+        async with worker.lock:
+            worker.send(signal.SIGSTOP)
+            await self._wait()
+            worker.send(signal.SIGCONT)
+
+    async def _broker_killed(self) -> None:
+        async with self._world.broker_lock:
+            await asyncio.to_thread(self._world.broker.kill)
+            await asyncio.to_thread(self._world.broker.start)
+
+    async def _broker_restarted(self) -> None:
+        async with self._world.broker_lock:
+            await asyncio.to_thread(self._world.broker.stop)
+            await asyncio.to_thread(self._world.broker.start)
+
+    async def _broker_closes_connections(self) -> None:
+        async with self._world.broker_lock:
+            await self._world.rabbitmqctl("close_all_connections", "chaos")
+
+    async def _request_queue_deleted(self) -> None:
+        await self._client.delete(self._random.choice(REQUEST_QUEUES))
+
+    async def _event_queue_deleted(self) -> None:
+        """Deleting a queue loses what is in it, so it is deleted when nothing is, under its consumers."""
+        queue = self._random.choice(EVENT_QUEUES)
+        async with self._world.gate.shut():
+            await self._until_drained(queue)
+            while not await self._client.delete(queue):
+                await asyncio.sleep(0.05)
+            # Until it is there again, whatever is published is unroutable.
+            async with asyncio.timeout(REDECLARED_TIMEOUT_S):
+                while await self._client.count(queue) is None:
+                    await asyncio.sleep(0.05)
+
+    async def _until_drained(self, queue: str) -> None:
+        """Wait until a queue holds nothing, what its consumers have in hand included."""
+        async with asyncio.timeout(DRAINED_TIMEOUT_S):
+            while True:
+                listed = await self._world.rabbitmqctl("list_queues", "name", "messages")
+                if any(line.split() == [queue, "0"] for line in listed.splitlines()):
+                    return
+
+    async def _database_killed(self) -> None:
+        async with self._world.database_lock:
+            await asyncio.to_thread(self._world.database.kill)
+            await self._wait()
+            await asyncio.to_thread(self._world.database.start)
+
+    async def _database_restarted(self) -> None:
+        async with self._world.database_lock:
+            await asyncio.to_thread(self._world.database.stop)
+            await asyncio.to_thread(self._world.database.start)
+
+    async def _backends_terminated(self) -> None:
+        with suppress(*DATABASE_ERRORS):
+            async with self._world.admin() as connection:
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                )
+
+    async def _tables_locked(self) -> None:
+        table = self._random.choice(LOCKED_TABLES)
+        with suppress(*DATABASE_ERRORS):
+            async with self._world.admin() as connection, connection.transaction():
+                await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                await self._wait()
+
+    async def _read_only(self) -> None:
+        await self._set_read_only("on")
+        await self._wait()
+        async with asyncio.timeout(READ_WRITE_TIMEOUT_S):
+            while not await self._set_read_only("off"):
+                await asyncio.sleep(0.1)
+
+    async def _set_read_only(self, value: str) -> bool:
+        with suppress(*DATABASE_ERRORS):
+            async with self._world.admin() as connection:
+                await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+                await connection.execute("SELECT pg_reload_conf()")
+                return True
+        return False
+
+    async def _broker_cut(self) -> None:
+        async with self._world.broker_wire.cut():
+            await self._wait()
+
+    async def _broker_frozen(self) -> None:
+        async with self._world.broker_wire.frozen():
+            await self._wait()
+
+    async def _broker_slow(self) -> None:
+        async with self._world.broker_wire.slow(self._random.uniform(0.02, 0.3)):
+            await self._wait()
+
+    async def _database_cut(self) -> None:
+        async with self._world.database_wire.cut():
+            await self._wait()
+
+    async def _database_frozen(self) -> None:
+        async with self._world.database_wire.frozen():
+            await self._wait()
+
+    async def _database_slow(self) -> None:
+        async with self._world.database_wire.slow(self._random.uniform(0.02, 0.3)):
+            await self._wait()
+
+
+ALONE: Final = "event queue deleted"
+"""It waits until nothing is under way, which beside another fault may take for ever."""
+
+SLOW: Final = {ALONE, "broker killed", "broker restarted", "broker closes all connections"}
+
+
+def schedule(kinds: list[str], random: Random, faults: int, pair_share: float, *, quick: bool) -> Iterator[list[str]]:
+    """So many faults, each kind as often as every other, some of them in pairs of different kinds.
+
+    With `quick`, the slow kinds come only once.
+    """
+    deck: list[str] = random.sample(kinds, len(kinds))
+    while faults > 0:
+        if len(deck) < 2:
+            again = [kind for kind in kinds if not (quick and kind in SLOW)]
+            deck += random.sample(again, len(again))
+        group = [deck.pop(0)]
+        in_pair = faults > 1 and random.random() < pair_share
+        if in_pair and ALONE not in (group[0], deck[0]) and deck[0] != group[0]:
+            group.append(deck.pop(0))
+        faults -= len(group)
+        yield group

@@ -1,0 +1,93 @@
+"""A worker with a bug in it, for the checker to catch: `python -m tests.chaos.planted BUG worker`."""
+
+import itertools
+import random
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import sql
+import worker.amqp
+import worker.events
+import worker.routes
+import worker.session
+from handlers import events as handler
+from worker.cli import main
+
+FORGETFUL_BATCH: Final = 10
+"""Every so manieth batch of several events loses one."""
+
+
+def ack_before_commit() -> None:
+    """Acknowledge a batch when it is taken, not when it is stored."""
+    acknowledged: set[int] = set()
+    process, ack = worker.events.EventConsumer._process, worker.amqp.ack
+
+    async def ack_first(self: worker.events.EventConsumer, batch: Sequence[Any], stopping: Any) -> None:
+        for delivery in batch:
+            await ack(delivery)
+            acknowledged.add(id(delivery))
+        await process(self, batch, stopping)
+        acknowledged.difference_update(map(id, batch))
+
+    async def ack_once(delivery: Any) -> None:
+        if id(delivery) not in acknowledged:
+            await ack(delivery)
+
+    _plant(worker.events.EventConsumer, "_process", ack_first)
+    _plant(worker.events, "ack", ack_once)
+
+
+def drop_dedupe() -> None:
+    """Log whatever comes, known or not. (The campaign takes the primary key away.)"""
+    _edit_queries(lambda text: text.replace("ON CONFLICT (event_id) DO NOTHING", ""))
+
+
+def forget_one_event() -> None:
+    """Now and then store a batch without its last event, and say nothing."""
+    batches = itertools.count(1)
+
+    def forgetting(store: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def forget(connection: Any, events: Sequence[Any]) -> None:
+            forgetful = len(events) > 1 and next(batches) % FORGETFUL_BATCH == 0
+            await store(connection, events[:-1] if forgetful else events)
+
+        return forget
+
+    forgetful = tuple(replace(route, store=forgetting(route.store)) for route in worker.routes.EVENT_ROUTES)
+    _plant(worker.session, "EVENT_ROUTES", forgetful)
+
+
+def unsorted_upsert() -> None:
+    """Write rows in the order in which they come, which is any."""
+    columns = handler._columns
+
+    def shuffled(rows: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
+        some = list(rows)
+        random.shuffle(some)
+        return columns(some)
+
+    _plant(handler, "_columns", shuffled)
+    _edit_queries(lambda text: text.replace("ORDER BY event_id", "").replace("ORDER BY event.run_id", ""))
+
+
+def _edit_queries(edit: Callable[[str], str]) -> None:
+    query = sql.query
+    _plant(sql, "query", lambda name: edit(query(name)))
+
+
+def _plant(owner: object, name: str, bug: object) -> None:
+    setattr(owner, name, bug)
+
+
+BUGS: Final[dict[str, Callable[[], None]]] = {
+    "ack-before-commit": ack_before_commit,
+    "drop-dedupe": drop_dedupe,
+    "forget-one-event": forget_one_event,
+    "unsorted-upsert": unsorted_upsert,
+}
+
+if __name__ == "__main__":
+    BUGS[sys.argv.pop(1)]()
+    main()

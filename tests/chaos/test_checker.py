@@ -1,0 +1,181 @@
+"""The checker finds what is wrong in a ledger that we write ourselves, and nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.checker import Book, Verdict
+from tests.chaos.ledger import Ledger
+from tests.chaos.rules import claims_of, run_of
+
+ORG = {"orgId": "o", "runId": "11111111-1111-4111-8111-111111111111"}
+OTHER_RUN = "22222222-2222-4222-8222-222222222222"
+Line = tuple[str, dict[str, Any]]
+
+
+def published(key: str = "e", **fields: Any) -> Line:
+    """A run-finished that exports claim `a`."""
+    event = {"eventId": key, **ORG, "status": "completed", "claimIds": ["a"], **fields}
+    return "publish", {"mid": f"m-{key}", "key": key, "type": "run-finished", "body": json.dumps(event)}
+
+
+def asked(ident: str, *claims: str, **more: Any) -> Line:
+    """A claim check."""
+    request = {"orgId": "o", "claimIds": list(claims)}
+    return "ask", {"id": ident, "op": "check-claims", "request": request, **more}
+
+
+def told(ident: str, exported: dict[str, list[str]], *unexported: str) -> Line:
+    """Its answer."""
+    return "reply", {"id": ident, "reply": {"ok": True, "exported": exported, "unexported": list(unexported)}}
+
+
+def run_asked(ident: str) -> Line:
+    """A question for the run."""
+    return "ask", {"id": ident, "op": "get-export-run-by-id", "request": {"runId": ORG["runId"]}}
+
+
+def run_told(ident: str, status: str, *claims: str) -> Line:
+    """Its answer."""
+    run = {**ORG, "status": status, "claimIds": list(claims), "skippedClaims": []}
+    return "reply", {"id": ident, "reply": {"ok": True, "result": run}}
+
+
+def refused(ident: str, code: str) -> Line:
+    """An error."""
+    return "reply", {"id": ident, "reply": {"ok": False, "error": {"code": code}}}
+
+
+def verdict_on(tmp_path: Path, *lines: Line) -> Verdict:
+    """What the checker says of a ledger."""
+    tmp_path.mkdir(exist_ok=True)
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for kind, facts in lines:
+        ledger.note(kind, **facts)
+    ledger.close()
+    verdict = Verdict()
+    book = Book(verdict)
+    book.read(ledger.path)
+    book.judge_silence()
+    return verdict
+
+
+BY_RUN = {"a": [ORG["runId"]]}
+SEEN = [published(), run_asked("0"), run_told("0", "completed", "a")]
+PROVEN = [published(), asked("0", "a"), told("0", BY_RUN)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*PROVEN, asked("1", "a", "b"), told("1", BY_RUN, "b")],
+        [published(), asked("1", "a"), told("1", {}, "a")],
+        [asked("1", "a"), published(), told("1", BY_RUN)],
+        [published(), asked("1", "a"), asked("2", "a"), told("1", BY_RUN), told("2", {}, "a")],
+        [*PROVEN, asked("1", "a"), refused("1", "UNAVAILABLE")],
+        [published(), run_asked("1"), refused("1", "RUN_NOT_FOUND")],
+        [*SEEN, run_asked("2"), run_told("2", "completed", "a")],
+        [asked("1", "a"), ("silence", {"id": "1"}), asked("2", "a", retryOf="1"), told("2", {}, "a")],
+    ],
+    ids=[
+        "known is exported",
+        "published may not be stored yet",
+        "published while asked",
+        "two answers that overlap",
+        "unavailable",
+        "run may not be stored yet",
+        "run stays",
+        "cured by the retry",
+    ],
+)  # fmt: skip
+def test_right_replies(tmp_path: Path, lines: list[Line]) -> None:
+    assert verdict_on(tmp_path, *lines).found == {}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*PROVEN, asked("1", "a"), told("1", {}, "a")],
+        [asked("1", "a"), told("1", BY_RUN), published()],
+        [published(status="failed"), asked("1", "a"), told("1", BY_RUN)],
+        [published(orgId="p"), asked("1", "a"), told("1", BY_RUN)],
+        [*PROVEN, asked("1", "a"), told("1", {"a": [OTHER_RUN]})],
+        [asked("1", "b", "c"), told("1", {}, "b")],
+        [asked("1", "b", "c"), told("1", {}, "c", "b")],
+        [published(), asked("1", "a"), told("1", BY_RUN, "a")],
+        [asked("1", "a"), refused("1", "INTERNAL")],
+        [published(), run_asked("1"), run_told("1", "failed", "a")],
+        [published(), run_asked("1"), run_told("1", "completed", "a", "b")],
+        [*SEEN, run_asked("2"), run_told("2", "pending", "a")],
+        [*SEEN, run_asked("2"), run_told("2", "completed")],
+        [*SEEN, run_asked("2"), refused("2", "RUN_NOT_FOUND")],
+        [run_asked("1"), run_told("1", "pending"), published()],
+    ],
+    ids=[
+        "exported is forgotten",
+        "exported before it was published",
+        "exported by a failed run",
+        "exported for another organisation",
+        "exported by another run",
+        "a claim is not answered",
+        "another order",
+        "both exported and not",
+        "internal error",
+        "a status nobody published",
+        "a claim nobody published",
+        "a status goes down",
+        "a claim is forgotten",
+        "a run is forgotten",
+        "a run before it was published",
+    ],
+)  # fmt: skip
+def test_wrong_replies(tmp_path: Path, lines: list[Line]) -> None:
+    assert list(verdict_on(tmp_path, *lines).found) == ["wrong reply"]
+
+
+def test_silence_in_calm(tmp_path: Path) -> None:
+    answered = [asked("0", "a"), told("0", {}, "a")]
+    asks = [
+        *answered,
+        asked("1", "a"),
+        ("silence", {"id": "1"}),
+        asked("2", "a", retryOf="1"),
+        ("silence", {"id": "2"}),
+    ]
+    assert list(verdict_on(tmp_path, *asks).found) == ["unanswered in calm"]
+    fault = ("fault", {"kinds": ["any"]})
+    assert verdict_on(tmp_path / "second", fault, *asks).found == {}
+
+
+def test_the_rules() -> None:
+    """Worked out by hand: two events that contradict each other, and what they come to."""
+    early = {"eventId": OTHER_RUN, **ORG, "occurredAt": "2026-01-01T00:00:00+00:00"}
+    failed = {
+        **early,
+        "status": "failed",
+        "claimIds": ["a", "b"],
+        "skippedClaims": [{"claimId": "c", "reason": "z"}],
+    }
+    partial = {
+        **early,
+        "eventId": ORG["runId"],
+        "occurredAt": "2026-01-02T00:00:00+00:00",
+        "status": "partial",
+        "claimIds": ["a", "c"],
+        "skippedClaims": [{"claimId": "b", "reason": "y"}],
+    }
+    events = [("run-finished", failed), ("run-finished", partial)]
+    for ordered in (events, events[::-1]):
+        run = run_of(ordered)
+        facts = (
+            run["status"],
+            run["created_at"].day,
+            run["finished_at"].day,
+            run["claim_count"],
+            run["has_conflict"],
+        )
+        assert facts == ("partial", 1, 2, 2, True)
+        assert claims_of(ordered) == {"a": ("exported", None), "b": ("skipped", "y"), "c": ("exported", None)}
+    assert run_of(events[:1])["has_conflict"] is False
