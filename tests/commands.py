@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +38,12 @@ def environment(settings: WorkerSettings, **others: str) -> dict[str, str]:
     }
 
 
-async def export_runs(
-    *arguments: str, settings: WorkerSettings, stdin: bytes = b"", variables: Mapping[str, str] | None = None
-) -> Finished:
+async def export_runs(*arguments: str, settings: WorkerSettings, stdin: bytes = b"") -> Finished:
     """Run a command to its end."""
     process = await asyncio.create_subprocess_exec(
         COMMAND,
         *arguments,
-        env=environment(settings, **(variables or {})),
+        env=environment(settings),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -134,16 +134,17 @@ async def running_worker(settings: WorkerSettings, pool: Pool) -> AsyncIterator[
 
 
 async def _declared(amqp_url: str) -> None:
-    """Wait for the queue that a worker declares last; what is sent from then on is not lost."""
+    """Wait for the queues that a worker declares; what is sent from then on is not lost."""
     connection = await aio_pika.connect(amqp_url, timeout=10)
     async with connection, asyncio.timeout(WAIT_S):
-        while True:
-            try:
-                channel = await connection.channel()
-                await channel.declare_queue(QUEUES[-1].name, passive=True)
-                return
-            except ChannelNotFoundEntity:
-                await asyncio.sleep(POLL_S)
+        for queue in QUEUES:
+            while True:
+                try:
+                    channel = await connection.channel()
+                    await channel.declare_queue(queue.name, passive=True)
+                    break
+                except ChannelNotFoundEntity:
+                    await asyncio.sleep(POLL_S)
 
 
 @pytest.fixture

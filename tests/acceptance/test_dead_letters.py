@@ -32,8 +32,10 @@ UNROUTABLE = "export-runs.unroutable"
 
 
 @pytest.fixture
-async def queues(wire: Wire) -> None:
-    """The queues, as a worker leaves them; no worker runs."""
+async def queues(wire: Wire) -> AsyncIterator[None]:
+    """The queues, as a worker leaves them; no worker runs. They are there afterwards, whatever the test does."""
+    await declare(wire.channel)
+    yield
     await declare(wire.channel)
 
 
@@ -574,7 +576,7 @@ async def test_a_broker_that_is_away(settings: WorkerSettings, command: list[str
     assert (away.code, "secret" in away.err) == (3, False)
 
 
-async def test_a_broker_that_knows_nothing_of_us(settings: WorkerSettings, wire: Wire) -> None:
+async def test_a_broker_that_knows_nothing_of_us(settings: WorkerSettings, wire: Wire, queues: None) -> None:
     for queue in (CREATED_DEAD, "export-runs.run-created"):
         await wire.channel.queue_delete(queue)
     for command in COMMANDS:

@@ -1,0 +1,162 @@
+"""More than can be done at once: the broker holds it, or it is let go in time."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import asyncpg
+import pytest
+
+from schema import names
+from tests.commands import worker_process
+from tests.conftest import running_worker
+from tests.resilience.observing import EXPIRATION_S, ask_in_time, until, until_serving
+from tests.wire import Wire, run_created
+from worker.database import Pool
+from worker.routes import REQUEST_ROUTES, RequestRoute
+from worker.settings import WorkerSettings
+
+FLOOD = 2_000
+
+RUN_ID = "6b1f4c6e-5a0e-4a8e-9d35-3c6f6a3b1f10"
+NEW_RUN = {"runId": RUN_ID, "orgId": "org-1", "triggeredBy": "alice", "format": "csv"}
+REQUESTS: dict[str, dict[str, object]] = {
+    "check-claims": {"orgId": "org-1", "claimIds": ["c-1"]},
+    "find-runs-by-claim-id": {"claimId": "c-1"},
+    "get-export-run-by-id": {"runId": RUN_ID},
+    "get-export-history": {"orgId": "org-1"},
+    "create-export-run": {**NEW_RUN},
+    "update-export-run-status": {"runId": RUN_ID, "status": "failed", "claimIds": ["c-1"]},
+    "delete-export-run": {"runId": RUN_ID, "deletedBy": "bob", "reason": "a test"},
+}
+
+
+async def drained_with(settings: WorkerSettings, wire: Wire, backlog: int) -> int:
+    """The most memory that a new worker takes while it stores a backlog, in KiB."""
+    connection = await aio_pika.connect(settings.amqp_url.get_secret_value(), timeout=10)
+    async with connection:
+        channel = await connection.channel(publisher_confirms=False)
+        exchange = await channel.get_exchange(names.EVENTS_EXCHANGE, ensure=False)
+        for _ in range(backlog):
+            await exchange.publish(aio_pika.Message(json.dumps(run_created()).encode()), "run-created")
+        await until(lambda: holds(wire, backlog), within_s=60)
+    async with worker_process(settings) as worker:
+        stored = 0
+        while stored < backlog:
+            stored += int((await worker.until_logged("events_stored"))["events"])
+        return peak_memory_kib(worker._process.pid)
+
+
+def peak_memory_kib(pid: int) -> int:
+    """The most memory that a process has had resident."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1])
+    raise AssertionError("no VmHWM")
+
+
+async def test_memory_does_not_grow_with_the_backlog(settings: WorkerSettings, pool: Pool, wire: Wire) -> None:
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+    small = await drained_with(settings, wire, 2_000)
+    large = await drained_with(settings, wire, 20_000)
+    assert large <= 1.3 * small
+
+
+async def flood(wire: Wire, operation: str, body: dict[str, object], requests: int, expiration_s: float) -> None:
+    """Ask many times, without waiting for answers; they come back to a queue of their own."""
+    await wire.channel.declare_queue("reply.flood", auto_delete=False)
+    exchange = await wire.channel.get_exchange(names.RPC_EXCHANGE, ensure=False)
+    for start in range(0, requests, 500):
+        await asyncio.gather(
+            *(
+                exchange.publish(
+                    aio_pika.Message(
+                        json.dumps(body).encode(),
+                        reply_to="reply.flood",
+                        correlation_id=str(number),
+                        message_id=f"flood-{number}",
+                        expiration=expiration_s,
+                    ),
+                    operation,
+                )
+                for number in range(start, min(start + 500, requests))
+            )
+        )
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_flood_of_history_does_not_starve_the_guard(settings: WorkerSettings, wire: Wire) -> None:
+    """Not even if as many of those requests as may be worked on wait for a lock."""
+    await until_serving(wire)
+    history = names.rpc_queue("get-export-history")
+    blocker = await asyncpg.connect(settings.database_url.get_secret_value())
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE export_runs IN ACCESS EXCLUSIVE MODE")
+        await flood(wire, "get-export-history", {"orgId": "org-1"}, FLOOD, expiration_s=25)
+        assert await wire.count_in(history) > FLOOD / 2
+    for _ in range(20):
+        assert (await ask_in_time(wire))["ok"] is True
+    assert await wire.count_in(history) > 0
+    await blocker.close()
+    await wire.channel.queue_delete("reply.flood")
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("route", REQUEST_ROUTES, ids=lambda route: route.operation.name)
+async def test_each_operation_has_its_own_limit(
+    settings: WorkerSettings, wire: Wire, route: RequestRoute[Any, Any]
+) -> None:
+    """So many requests are taken from its queue to be worked on, and no more."""
+    await until_serving(wire)
+    operation, queue = route.operation.name, names.rpc_queue(route.operation.name)
+    blocker = await asyncpg.connect(settings.database_url.get_secret_value())
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE export_runs, export_run_claims IN ACCESS EXCLUSIVE MODE")
+        await flood(wire, operation, REQUESTS[operation], 20, expiration_s=EXPIRATION_S)
+        await until(lambda: has(wire, queue, 20 - route.concurrency), within_s=EXPIRATION_S)
+    await until(lambda: nothing_waits(wire, queue))
+    await blocker.close()
+    await wire.channel.queue_delete("reply.flood")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_nothing_is_answered_late(settings: WorkerSettings, wire: Wire) -> None:
+    """What nobody waits for any more is not worked on; what was begun ends with UNAVAILABLE."""
+    await until_serving(wire)
+    blocker = await asyncpg.connect(settings.database_url.get_secret_value())
+
+    async def nobody_is_asked() -> bool:
+        return not await blocker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE export_runs IN ACCESS EXCLUSIVE MODE")
+        await flood(wire, "get-export-history", {"orgId": "org-1"}, 200, expiration_s=1)
+        asked_at = time.monotonic()
+        await until(lambda: nothing_waits(wire, names.rpc_queue("get-export-history")))
+        assert time.monotonic() - asked_at < 10 * EXPIRATION_S
+        await until(nobody_is_asked)
+    await until_serving(wire)
+    replies = [await wire.take_from("reply.flood") for _ in range(await wire.count_in("reply.flood"))]
+    assert 0 < len(replies) < 100
+    assert {json.loads(reply.body)["error"]["code"] for reply in replies} == {"UNAVAILABLE"}
+    await blocker.close()
+    await wire.channel.queue_delete("reply.flood")
+
+
+async def nothing_waits(wire: Wire, queue: str) -> bool:
+    """Whether nothing stands ready in a queue."""
+    return await wire.count_in(queue) == 0
+
+
+async def has(wire: Wire, queue: str, messages: int) -> bool:
+    """Whether so many messages stand ready in a queue."""
+    return await wire.count_in(queue) == messages
+
+
+async def holds(wire: Wire, events: int) -> bool:
+    """Whether all of a backlog stand ready, and with them perhaps some that a worker died with."""
+    return await wire.count_in(names.event_queue("run-created")) >= events

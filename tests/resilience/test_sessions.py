@@ -1,0 +1,279 @@
+"""Whatever breaks in a session ends it whole, is logged once, and the next session serves."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aio_pika
+import pytest
+
+from schema import names
+from tests.chaos.proxy import CHUNK_BYTES, Proxy
+from tests.commands import export_runs
+from tests.conftest import running_worker, worker_settings
+from tests.resilience.conftest import Routes, opened, through
+from tests.resilience.observing import RECOVERY_S, Log, until, until_serving
+from tests.wire import Wire, run_created
+from worker import amqp, session
+from worker.amqp import Delivery, ack, open_link, requeue, start_consuming
+from worker.backoff import delays_s
+from worker.database import Pool
+from worker.session import run_sessions
+from worker.settings import WorkerSettings
+
+PURPOSES = ["consuming", "publishing", "answering"]
+HEARTBEAT_S = 1
+FREEZE_NOTICED_S = 3 * (HEARTBEAT_S + 1)
+MARGIN_S = 4
+SESSIONS = 12
+
+
+def proxied(settings: WorkerSettings, proxy: Proxy) -> WorkerSettings:
+    """Settings of a worker whose every connection to the broker goes through a proxy."""
+    url = through(settings.amqp_url.get_secret_value(), proxy)
+    return worker_settings(url, settings.database_url.get_secret_value())
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+async def test_a_cut_connection(
+    settings: WorkerSettings,
+    pool: Pool,
+    wire: Wire,
+    log: Log,
+    routes: Routes,
+    broker_proxy: Proxy,
+    purpose: str,
+) -> None:
+    """Each connection alone."""
+    routes[purpose] = broker_proxy
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        async with broker_proxy.cut():
+            await log.until("session_lost")
+        await until_serving(wire)
+    assert log.reasons() == [f"the connection for {purpose} closed"]
+
+
+async def test_frozen_connections_are_noticed(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, routes: Routes, amqp_url: str
+) -> None:
+    """Three workers, and of each another connection freezes: no byte comes, and no end of it."""
+    impatient = settings.model_copy(update={"heartbeat_s": HEARTBEAT_S, "connect_timeout_s": 1})
+    async with AsyncExitStack() as stack:
+        frozen = []
+        for started, purpose in enumerate(PURPOSES, start=1):
+            proxy = await stack.enter_async_context(opened(amqp_url, Proxy))
+            frozen.append(proxy)
+            routes.clear()
+            routes[purpose] = proxy
+            await stack.enter_async_context(running_worker(impatient, pool))
+            await log.until("session_started", started)
+        routes.clear()
+        for proxy in frozen:
+            await stack.enter_async_context(proxy.frozen())
+        await log.until("session_lost", len(PURPOSES), within_s=FREEZE_NOTICED_S + MARGIN_S)
+        await log.until("session_started", 2 * len(PURPOSES), within_s=RECOVERY_S)
+        await until_serving(wire)
+    assert sorted(log.reasons()) == sorted(f"the connection for {purpose} closed" for purpose in PURPOSES)
+
+
+async def test_a_server_that_accepts_and_stays_silent(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, broker_proxy: Proxy
+) -> None:
+    impatient = proxied(settings, broker_proxy).model_copy(update={"connect_timeout_s": 0.3})
+    stopping = asyncio.Event()
+    async with broker_proxy.frozen():
+        worker = asyncio.create_task(run_sessions(impatient, pool, stopping))
+        await log.until("session_lost", times=2)
+    await log.until("session_started", within_s=RECOVERY_S)
+    await until_serving(wire)
+    assert {line["error"] for line in log.of("session_lost")} == {"TimeoutError"}
+    stopping.set()
+    await asyncio.wait_for(worker, settings.shutdown_s)
+
+
+class FreezesWhileDeclaring(Proxy):
+    """Falls silent for good when the first queue is declared."""
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            if names.UNROUTABLE_QUEUE.encode() in data:
+                self._moving.clear()
+            await self._moving.wait()
+            writer.write(data)
+            await writer.drain()
+
+
+async def test_a_connection_frozen_while_declaring(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, routes: Routes
+) -> None:
+    """Nobody cancels the worker, whatever the libraries raise."""
+    impatient = settings.model_copy(update={"heartbeat_s": HEARTBEAT_S})
+    stopping = asyncio.Event()
+    async with opened(settings.amqp_url.get_secret_value(), FreezesWhileDeclaring) as routes["publishing"]:
+        worker = asyncio.create_task(run_sessions(impatient, pool, stopping))
+        await until(lambda: worker.done() or log.of("session_lost"), within_s=FREEZE_NOTICED_S + MARGIN_S)
+        routes.clear()
+        await log.until("session_started", within_s=RECOVERY_S)
+        await until_serving(wire)
+        stopping.set()
+        await asyncio.wait_for(worker, settings.shutdown_s)
+
+
+class Brittle(Proxy):
+    """Cuts every connection after the server has sent one piece, then after two, and so on."""
+
+    def __init__(self, target_port: int) -> None:
+        super().__init__(target_port)
+        self.pieces_max = 1
+        self._pieces = 0
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            writer.write(data)
+            self._pieces += 1
+            if self._pieces >= self.pieces_max:
+                self._pieces = 0
+                self.pieces_max += 1
+                for connection in self._connections:
+                    connection.cancel()
+                return
+            await writer.drain()
+
+
+async def test_a_connection_cut_at_any_step(
+    settings: WorkerSettings,
+    pool: Pool,
+    wire: Wire,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Connecting, declaring, starting to consume, serving: wherever it breaks, the worker begins again."""
+    monkeypatch.setattr(session, "delays_s", lambda: delays_s(0.001, 0.001))
+    stopping = asyncio.Event()
+    async with opened(settings.amqp_url.get_secret_value(), Brittle) as brittle:
+        worker = asyncio.create_task(run_sessions(proxied(settings, brittle), pool, stopping))
+        await until(lambda: worker.done() or len(log.of("session_started")) >= SESSIONS, within_s=30)
+        assert not worker.done(), worker
+        brittle.pieces_max = 1_000_000
+        await until_serving(wire)
+        stopping.set()
+        await asyncio.wait_for(worker, settings.shutdown_s)
+        from collections import Counter
+
+        print(
+            len(log.of("session_lost")),
+            Counter((x["error"], x["reason"]) for x in log.of("session_lost")),
+            brittle.pieces_max,
+        )
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    "queue", [names.rpc_queue("check-claims"), names.event_queue("run-created")], ids=["rpc", "event"]
+)
+async def test_a_queue_deleted_under_its_consumer(wire: Wire, log: Log, queue: str) -> None:
+    await until_serving(wire)
+    await wire.channel.queue_delete(queue)
+    await log.until("session_lost")
+    await until_serving(wire)
+    reply = await wire.ask("check-claims", {"orgId": "org-1", "claimIds": ["c-1"]})
+    assert reply["ok"] is True
+    assert log.reasons() == ["the broker cancelled a consumer"]
+
+
+async def test_a_queue_of_other_making(settings: WorkerSettings, wire: Wire) -> None:
+    """The worker says which, and stops: to try again would help nobody."""
+    queue = names.rpc_queue("check-claims")
+    await wire.channel.queue_delete(queue)
+    await wire.channel.declare_queue(queue, durable=True, arguments={"x-max-length": 7})
+    try:
+        finished = await export_runs("worker", settings=settings)
+    finally:
+        await wire.channel.queue_delete(queue)
+    assert finished.code == 1
+    said = " ".join(line for line in finished.err.splitlines() if not line.startswith("{"))
+    assert queue in said
+    assert "x-" in said
+    assert "session_lost" not in finished.err
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("missing", ["exchange", "queue"])
+async def test_a_dead_letter_with_nowhere_to_go(wire: Wire, log: Log, missing: str) -> None:
+    """The event is kept, and goes where it belongs once the next session has declared it."""
+    await until_serving(wire)
+    dead = names.dead_letter_queue("run-created")
+    if missing == "exchange":
+        await wire.channel.exchange_delete(names.DEAD_LETTER_EXCHANGE)
+    else:
+        await wire.channel.queue_delete(dead)
+    await wire.publish("run-created", b"not JSON")
+    await log.until("session_lost")
+    await log.until("event_dead_lettered", within_s=RECOVERY_S)
+    assert (await wire.take_from(dead)).body == b"not JSON"
+    await until_serving(wire)
+    assert await wire.count_in(dead) == 0
+    assert len(log.reasons()) == 1
+
+
+@pytest.mark.usefixtures("worker")
+async def test_dead_letters_of_one_message_id(wire: Wire) -> None:
+    """Of two on their way at once, one cannot be routed: it must not be taken for the one that was."""
+    await until_serving(wire)
+    await wire.channel.queue_delete(names.dead_letter_queue("run-finished"))
+    for _ in range(20):
+        await asyncio.gather(
+            *(
+                wire.publish(event_type, b"not JSON", message_id="the same")
+                for event_type in ("run-created", "run-finished")
+            )
+        )
+    for event_type in ("run-created", "run-finished"):
+        for _ in range(20):
+            assert (await wire.take_from(names.dead_letter_queue(event_type))).message_id == "the same"
+
+
+@pytest.mark.parametrize("settle", [ack, requeue], ids=["ack", "requeue"])
+async def test_settling_on_a_lost_connection_does_no_harm(settings: WorkerSettings, wire: Wire, settle: Any) -> None:
+    """It means that the delivery comes again, and nothing else."""
+    queue = await wire.channel.declare_queue("reply.held", auto_delete=False)
+    taken: asyncio.Queue[Delivery] = asyncio.Queue()
+    async with open_link(settings, "a test", lambda reason: None, confirms=False) as link:
+        await start_consuming(link, queue.name, 1, taken.put_nowait)
+        await wire.channel.default_exchange.publish(aio_pika.Message(b"held"), queue.name)
+        delivery = await asyncio.wait_for(taken.get(), RECOVERY_S)
+    await settle(delivery)
+    again = await wire.take_from(queue.name)
+    assert (again.body, again.redelivered) == (b"held", True)
+    await queue.delete()
+
+
+async def test_closing_a_frozen_connection_is_bounded(
+    settings: WorkerSettings, broker_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more to send than the wire takes."""
+    monkeypatch.setattr(amqp, "CLOSE_TIMEOUT_S", 0.5)
+    async with asyncio.timeout(MARGIN_S), AsyncExitStack() as stack:
+        opening = open_link(proxied(settings, broker_proxy), "a test", lambda reason: None, confirms=False)
+        link = await opening.__aenter__()
+        await stack.enter_async_context(broker_proxy.frozen())
+        sending = asyncio.create_task(link.underlay.basic_publish(bytes(32 * 1024 * 1024), routing_key="nowhere"))
+        await asyncio.wait({sending}, timeout=0.5)
+        await opening.__aexit__(None, None, None)
+    broker_proxy.close()
+    await asyncio.wait_for(asyncio.wait({sending}), MARGIN_S)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_reply_queue_that_is_gone(wire: Wire, log: Log) -> None:
+    """Its owner hears nothing; everyone else is served on, in the same session."""
+    await until_serving(wire)
+    message = aio_pika.Message(b'{"orgId": "org-1", "claimIds": ["c-1"]}', reply_to="reply.gone", correlation_id="gone")
+    exchange = await wire.channel.get_exchange(names.RPC_EXCHANGE, ensure=False)
+    await exchange.publish(message, "check-claims")
+    await until_serving(wire)
+    created = run_created()
+    await wire.publish("run-created", created)
+    await wire.until_run(created["runId"])
+    assert log.of("session_lost") == []
