@@ -13,7 +13,7 @@ from pamqp.common import FieldTable
 
 from schema import names
 from schema.errors import DeadLetterCode
-from worker.amqp import CONNECTION_ERRORS, Delivery, Link, SessionLost
+from worker.amqp import CONNECTION_ERRORS, Delivery, Link, SessionLost, is_being_cancelled
 
 PUBLISH_TIMEOUT_S: Final = 15
 DETAIL_CHARS_MAX: Final = 2_000
@@ -58,12 +58,12 @@ class DeadLetters:
             try:
                 if self._exchange is None:
                     self._exchange = await self._link.channel.get_exchange(names.DEAD_LETTER_EXCHANGE, ensure=False)
-                await self._exchange.publish(message, routing_key=event_type, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
+                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                    await self._exchange.publish(message, routing_key=event_type, mandatory=True)
             except CONNECTION_ERRORS as error:
                 raise SessionLost(f"a dead letter was not confirmed: {type(error).__name__}") from error
             except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
+                if is_being_cancelled():
                     raise
                 # Nobody cancelled us: aiormq says so of a connection whose heartbeat failed.
                 raise SessionLost("the connection for publishing closed") from error

@@ -22,6 +22,7 @@ from worker.dead_letters import DeadLetters
 from worker.inbox import Inbox, is_suspect
 from worker.logs import describe
 from worker.routes import EventRoute
+from worker.settings import STATEMENT_TIMEOUT_MAX_S
 
 BATCH_EVENTS_MAX: Final = 200
 """Larger batches store hardly faster, and hold their locks longer. Half the prefetch: one is written while the
@@ -32,6 +33,8 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 
 STORE_TIMEOUT_S: Final = 60
 """A write that takes longer hangs, and not in PostgreSQL: statements time out long before. It counts as a bug."""
+
+assert 5 * STATEMENT_TIMEOUT_MAX_S < STORE_TIMEOUT_S  # five statements, where no run has several events of the batch
 
 REQUEUE_DELAY_FIRST_S: Final = 1.0
 REQUEUE_DELAY_MAX_S: Final = 60.0

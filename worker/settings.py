@@ -4,10 +4,12 @@ Every variable starts with EXPORT_RUNS_. The two URLs are required, the rest has
 operator has a reason to move are constants where they are used.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+STATEMENT_TIMEOUT_MAX_S: Final = 10
 
 _ENVIRONMENT = SettingsConfigDict(env_prefix="EXPORT_RUNS_", frozen=True, hide_input_in_errors=True)
 
@@ -37,7 +39,7 @@ class DatabaseSettings(BaseSettings):
 
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
 
-    statement_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10
+    statement_timeout_s: Annotated[float, Field(gt=0, le=STATEMENT_TIMEOUT_MAX_S)] = 10
     """PostgreSQL ends a statement that takes longer."""
 
     lock_timeout_s: Annotated[float, Field(gt=0, le=600)] = 5

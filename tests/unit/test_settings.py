@@ -100,6 +100,7 @@ def test_replies_never_go_into_our_own_queues(environment: Environment, value: s
         ("heartbeat_s", "0"),
         ("heartbeat_s", "601"),
         ("statement_timeout_s", "0"),
+        ("statement_timeout_s", "10.1"),
         ("lock_timeout_s", "-1"),
         ("statement_cache_size", "-1"),
         ("prefetch_events", "0"),
