@@ -1,8 +1,8 @@
-"""The way of a request: queue, decode, handler, reply, ack.
+"""The way of a request: queue, decode, handler, ack, reply.
 
 A request is acknowledged when its work is done, just before the reply: one that a dying worker was at is worked on
 by another, and one whose reply the broker chokes on does not come back. Reading twice does no harm, and writes are
-safe to repeat.
+safe to repeat, all but a `create-export-run` without a `runId`.
 """
 
 import asyncio
