@@ -26,7 +26,7 @@ from worker.dead_letter_facts import (
     DeadLetter,
     Selection,
 )
-from worker.dead_letters import PUBLISH_TIMEOUT_S, trusted_headers
+from worker.dead_letters import PUBLISH_TIMEOUT_S, again, trusted_headers
 
 REPLAYED_ERRORS_MAX: Final = 10
 REPLAYED_ERROR_CHARS_MAX: Final = 300
@@ -143,18 +143,7 @@ class Replayer:
             REPLAYED_ERRORS_HEADER: [each[:REPLAYED_ERROR_CHARS_MAX] for each in errors],
             REPLAY_ID_HEADER: self._replay_id,
         }
-        return aio_pika.Message(
-            delivery.body,
-            headers=headers,
-            content_type=properties.content_type,
-            content_encoding=properties.content_encoding,
-            correlation_id=properties.correlation_id,
-            message_id=properties.message_id,
-            timestamp=properties.timestamp,
-            type=self._to_type or properties.message_type,
-            app_id=properties.app_id,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        )
+        return again(delivery, headers, self._to_type or properties.message_type)
 
 
 class Discarder:

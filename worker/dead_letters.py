@@ -77,12 +77,17 @@ class DeadLetters:
 
 
 def _dead_letter(delivery: Delivery, queue: str, code: DeadLetterCode, detail: str) -> aio_pika.Message:
-    properties = delivery.header.properties
-    headers = trusted_headers(properties.headers or {})
+    headers = trusted_headers(delivery.header.properties.headers or {})
     headers[names.ERROR_CODE_HEADER] = code.value
     headers[names.ERROR_DETAIL_HEADER] = detail[:DETAIL_CHARS_MAX]
     headers[names.FAILED_AT_HEADER] = datetime.now(UTC).isoformat()
     headers[names.ORIGINAL_QUEUE_HEADER] = queue
+    return again(delivery, headers, delivery.header.properties.message_type)
+
+
+def again(delivery: Delivery, headers: FieldTable, event_type: str | None) -> aio_pika.Message:
+    """The message of a delivery, persistent, to be published with other headers: same body, same `message_id`."""
+    properties = delivery.header.properties
     return aio_pika.Message(
         delivery.body,
         headers=headers,
@@ -91,7 +96,7 @@ def _dead_letter(delivery: Delivery, queue: str, code: DeadLetterCode, detail: s
         correlation_id=properties.correlation_id,
         message_id=properties.message_id,
         timestamp=properties.timestamp,
-        type=properties.message_type,
+        type=event_type,
         app_id=properties.app_id,
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
     )
