@@ -7,8 +7,11 @@ from enum import Enum, auto
 from typing import Final, TypeAlias
 
 import asyncpg
+import structlog
 from asyncpg import Record
 
+from handlers.connection import Connection
+from worker.logs import describe
 from worker.settings import DatabaseSettings
 
 ACQUIRE_TIMEOUT_S: Final = 5
@@ -18,6 +21,8 @@ COMMAND_TIMEOUT_MARGIN_S: Final = 5
 POOL_CLOSE_TIMEOUT_S: Final = 5
 
 Pool: TypeAlias = "asyncpg.Pool[Record]"
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Failure(Enum):
@@ -68,6 +73,29 @@ def meaning_of(error: BaseException) -> Failure:
     return Failure.BUG
 
 
+class Database:
+    """The connections of a worker. That PostgreSQL cannot be used is logged once, and that it can be again."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._away = False
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection from the pool. What is raised in its use passes through."""
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                yield connection
+        except Exception as error:
+            if meaning_of(error) is Failure.UNAVAILABLE and not self._away:
+                self._away = True
+                log.warning("database_unavailable", **describe(error))
+            raise
+        if self._away:
+            self._away = False
+            log.info("database_available")
+
+
 @asynccontextmanager
 async def open_pool(settings: DatabaseSettings, connections_max: int) -> AsyncIterator[Pool]:
     """A pool that connects when it is first used, so that it can be opened while PostgreSQL is away."""
@@ -79,6 +107,7 @@ async def open_pool(settings: DatabaseSettings, connections_max: int) -> AsyncIt
         command_timeout=settings.statement_timeout_s + COMMAND_TIMEOUT_MARGIN_S,
         statement_cache_size=settings.statement_cache_size,
         server_settings=server_settings(settings),
+        reset=_nothing_to_reset,
     )
     await pool
     try:
@@ -88,6 +117,12 @@ async def open_pool(settings: DatabaseSettings, connections_max: int) -> AsyncIt
             await asyncio.wait_for(pool.close(), POOL_CLOSE_TIMEOUT_S)
         except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
             pool.terminate()
+
+
+async def _nothing_to_reset(connection: Connection) -> None:
+    """asyncpg rolls an open transaction back by itself. Nothing here changes a connection otherwise, and its usual
+    clean-up costs each query a second way to PostgreSQL and back.
+    """
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from schema.decoding import InvalidBody, decode
 from schema.errors import DeadLetterCode
 from worker.amqp import Delivery, Link, ack, deliveries_before, requeue, start_consuming, stop_consuming
 from worker.backoff import delays_s
-from worker.database import ACQUIRE_TIMEOUT_S, Failure, Pool, meaning_of
+from worker.database import Database, Failure, meaning_of
 from worker.dead_letters import DeadLetters
 from worker.inbox import Inbox, is_suspect
 from worker.logs import describe
@@ -57,13 +57,13 @@ class EventConsumer:
         self,
         route: EventRoute[Any],
         link: Link,
-        pool: Pool,
+        database: Database,
         dead_letters: DeadLetters,
         prefetch: int,
     ) -> None:
         self._route = route
         self._link = link
-        self._pool = pool
+        self._database = database
         self._dead_letters = dead_letters
         self._prefetch = prefetch
         self._inbox = Inbox()
@@ -134,16 +134,14 @@ class EventConsumer:
         for delay_s in delays_s():
             limit = asyncio.timeout(STORE_TIMEOUT_S)
             try:
-                async with limit, self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                async with limit, self._database.connection() as connection:
                     await self._route.store(connection, events)
                 break
             except Exception as error:  # noqa: BLE001 -- whatever it is, it has a meaning
                 if limit.expired() or meaning_of(error) is not Failure.UNAVAILABLE:
                     await self._split_or_give_up(decoded, error, stopping)
                     return
-                self._log.warning(
-                    "database_unavailable", events=len(events), retry_in_s=round(delay_s, 2), **describe(error)
-                )
+                self._log.debug("events_kept", events=len(events), retry_in_s=round(delay_s, 2), **describe(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), delay_s)
                 return

@@ -1,4 +1,6 @@
-"""The way of a request: queue, decode, handler, ack, reply.
+"""The way of a request: queue, decode, wait, handler, ack, reply.
+
+Requests that wait while a query runs share the next one; a lone request goes at once, and no timer delays it.
 
 A request is acknowledged when its work is done, just before the reply: one that a dying worker was at is worked on
 by another, and one whose reply the broker chokes on does not come back. Reading twice does no harm, and writes are
@@ -6,6 +8,7 @@ safe to repeat, all but a `create-export-run` without a `runId`.
 """
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
@@ -17,10 +20,11 @@ from schema.decoding import InvalidBody, decode
 from schema.errors import ErrorCode, FieldError
 from schema.replies import ErrorBody, ErrorReply
 from worker.amqp import CONNECTION_ERRORS, Delivery, Link, ack, start_consuming, stop_consuming
-from worker.database import ACQUIRE_TIMEOUT_S, Failure, Pool, meaning_of
+from worker.database import Database, Failure, meaning_of
 from worker.logs import describe
 from worker.reply_addresses import may_reply_to
 from worker.routes import RequestRoute
+from worker.waiting import Asked, Waiting
 
 REPLY_MARGIN_SHARE: Final = 0.2
 REPLY_MARGIN_MAX_S: Final = 1.0
@@ -37,100 +41,132 @@ class RequestServer:
         route: RequestRoute[Any, Any],
         consuming: Link,
         answering: Link,
-        pool: Pool,
+        database: Database,
         default_deadline_s: float,
         reply_queue_prefixes: tuple[str, ...],
     ) -> None:
         self._route = route
         self._consuming = consuming
         self._answering = answering
-        self._pool = pool
+        self._database = database
         self._default_deadline_s = default_deadline_s
         self._reply_queue_prefixes = (names.SERVER_NAMED_PREFIX, *reply_queue_prefixes)
-        self._answers: asyncio.TaskGroup | None = None
+        self._waiting = Waiting(large_max=max(1, route.queries_max // 2))
+        self._unanswered: dict[Asked, asyncio.TimerHandle] = {}
+        self._sending: set[asyncio.Task[None]] = set()
         self._log = log.bind(operation=route.operation.name)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Answer until `stopping` is set; what is being answered by then is answered."""
+        """Answer until `stopping` is set; what is in hand by then is answered."""
         try:
-            async with asyncio.TaskGroup() as answers:
-                self._answers = answers
-                consumer_tag = await start_consuming(
-                    self._consuming,
-                    names.rpc_queue(self._route.operation.name),
-                    self._route.concurrency,
-                    self._take,
-                )
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self._route.queries_max):
+                    tasks.create_task(self._answer_what_waits())
+                queue = names.rpc_queue(self._route.operation.name)
+                consumer_tag = await start_consuming(self._consuming, queue, self._route.held_max, self._take)
                 await stopping.wait()
                 await stop_consuming(self._consuming, consumer_tag)
+                self._waiting.close()
+            await asyncio.gather(*self._sending)
         finally:
-            self._answers = None
+            for timer in self._unanswered.values():
+                timer.cancel()
 
     def _take(self, delivery: Delivery) -> None:
-        if self._answers is not None:  # else the session is over, and the request goes to the next one
-            self._answers.create_task(self._answer(delivery))
-
-    async def _answer(self, delivery: Delivery) -> None:
         properties = delivery.header.properties
-        reply_to, correlation_id = properties.reply_to, properties.correlation_id
-        bound = self._log.bind(correlation_id=correlation_id)
-        if not reply_to or not may_reply_to(reply_to, self._reply_queue_prefixes):
-            bound.warning("request_without_usable_reply_to", given=bool(reply_to))
-            await ack(delivery)
+        if not properties.reply_to or not may_reply_to(properties.reply_to, self._reply_queue_prefixes):
+            self._log_of(delivery).warning("request_without_usable_reply_to", given=bool(properties.reply_to))
+            self._start(ack(delivery))
             return
-        body = await self._reply_in_time(delivery, bound)
-        await ack(delivery)
-        await self._publish(body, reply_to, correlation_id)
-
-    async def _reply_in_time(self, delivery: Delivery, bound: structlog.typing.FilteringBoundLogger) -> bytes:
-        """The body of the reply; UNAVAILABLE shortly before the caller stops waiting."""
-        expiration_ms = delivery.header.properties.expiration
-        deadline_s = int(expiration_ms) / 1000 if expiration_ms else self._default_deadline_s
-        margin_s = min(deadline_s * REPLY_MARGIN_SHARE, REPLY_MARGIN_MAX_S)
-        work = asyncio.create_task(self._reply(delivery, bound))
-        # Not asyncio.timeout: a database that hangs also delays the clean-up after it, and the caller waits.
         try:
-            done, _ = await asyncio.wait({work}, timeout=deadline_s - margin_s)
+            if not properties.correlation_id:
+                raise InvalidBody(FieldError(field="correlation_id", message="is required"))
+            request = decode(self._route.operation.request, delivery.body)
+        except InvalidBody as invalid:
+            body = _error(ErrorCode.INVALID_REQUEST, "the request is not valid", *invalid.details)
+            self._start(self._settle(delivery, body))
+            return
+        deadline_s = int(properties.expiration) / 1000 if properties.expiration else self._default_deadline_s
+        loop = asyncio.get_running_loop()
+        expires_at = loop.time() + deadline_s - min(deadline_s * REPLY_MARGIN_SHARE, REPLY_MARGIN_MAX_S)
+        asked = Asked(delivery, request, self._route.size(request), expires_at)
+        self._unanswered[asked] = loop.call_at(expires_at, self._expire, asked)
+        self._waiting.put(asked)
+
+    def _expire(self, asked: Asked) -> None:
+        """The caller is about to give up: it gets UNAVAILABLE while it still listens."""
+        self._log_of(asked.delivery).warning("request_timed_out")
+        self._start(self._reply(asked, _error(ErrorCode.UNAVAILABLE, "the answer did not come in time")))
+
+    async def _answer_what_waits(self) -> None:
+        while together := await self._waiting.take():
+            if still_wanted := [asked for asked in together if asked in self._unanswered]:
+                await self._answer(still_wanted)
+            self._waiting.done(together)
+
+    async def _answer(self, together: Sequence[Asked]) -> None:
+        """Answer requests with one query, unless the last of their callers gives up before it is over."""
+        work = asyncio.create_task(self._bodies(together))
+        left_s = max(asked.expires_at for asked in together) - asyncio.get_running_loop().time()
+        # Not asyncio.timeout: a database that hangs also delays the clean-up after it, and others wait.
+        try:
+            done, _ = await asyncio.wait({work}, timeout=left_s)
         finally:
             work.cancel()
         if done:
-            return work.result()
-        bound.warning("request_timed_out", deadline_s=deadline_s)
-        return _error(ErrorCode.UNAVAILABLE, "the answer did not come in time")
+            for asked, body in zip(together, work.result(), strict=True):
+                await self._reply(asked, body)
 
-    async def _reply(self, delivery: Delivery, bound: structlog.typing.FilteringBoundLogger) -> bytes:
+    async def _bodies(self, together: Sequence[Asked]) -> list[bytes]:
+        """The body of each request's reply."""
         try:
-            if not delivery.header.properties.correlation_id:
-                raise InvalidBody(FieldError(field="correlation_id", message="is required"))
-            request = decode(self._route.operation.request, delivery.body)
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                result = await self._route.handle(connection, request)
-            return b'{"ok":true,"result":%b}' % result.model_dump_json().encode()
-        except InvalidBody as invalid:
-            return _error(ErrorCode.INVALID_REQUEST, "the request is not valid", *invalid.details)
-        except RequestRefused as refused:
-            return _error(refused.code, refused.message, *refused.details)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the caller gets an answer
+            async with self._database.connection() as connection:
+                results = await self._route.answer(connection, [asked.request for asked in together])
+            return [b'{"ok":true,"result":%b}' % result.model_dump_json().encode() for result in results]
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the callers get an answer
             if meaning_of(error) is Failure.UNAVAILABLE:
-                bound.warning("database_unavailable", **describe(error))
-                return _error(ErrorCode.UNAVAILABLE, "the database cannot be reached; try again")
-            bound.error("request_failed", **describe(error))
-            return _error(ErrorCode.INTERNAL, "the service failed; it has been logged")
+                return [_error(ErrorCode.UNAVAILABLE, "the database cannot be reached; try again")] * len(together)
+            if len(together) > 1:  # one of them is to blame; the others need not know
+                return [body for asked in together for body in await self._bodies([asked])]
+            if isinstance(error, RequestRefused):
+                return [_error(error.code, error.message, *error.details)]
+            self._log_of(together[0].delivery).error("request_failed", **describe(error))
+            return [_error(ErrorCode.INTERNAL, "the service failed; it has been logged")]
 
-    async def _publish(self, body: bytes, reply_to: str, correlation_id: str | None) -> None:
-        """Send a reply. A queue that is gone, or a connection, means that nobody can hear it any more."""
+    async def _reply(self, asked: Asked, body: bytes) -> None:
+        """Settle a request, unless that is done already."""
+        timer = self._unanswered.pop(asked, None)
+        if timer is not None:
+            timer.cancel()
+            await self._settle(asked.delivery, body)
+
+    async def _settle(self, delivery: Delivery, body: bytes) -> None:
+        """Ack, then reply. A reply queue that is gone, or a connection, means that nobody can hear it any more."""
+        await ack(delivery)
+        properties = delivery.header.properties
+        assert properties.reply_to is not None
         try:
             await self._answering.underlay.basic_publish(
                 body,
                 exchange="",
-                routing_key=reply_to,
-                properties=spec.Basic.Properties(content_type=names.CONTENT_TYPE, correlation_id=correlation_id),
+                routing_key=properties.reply_to,
+                properties=spec.Basic.Properties(
+                    content_type=names.CONTENT_TYPE, correlation_id=properties.correlation_id
+                ),
                 # RabbitMQ 3.10 returns a mandatory direct reply even when it has delivered it.
                 mandatory=False,
                 wait=False,
             )
         except CONNECTION_ERRORS:
             log.debug("reply_lost")
+
+    def _start(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(sending)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    def _log_of(self, delivery: Delivery) -> structlog.typing.FilteringBoundLogger:
+        return self._log.bind(correlation_id=delivery.header.properties.correlation_id)
 
 
 def _error(code: ErrorCode, message: str, *details: FieldError) -> bytes:

@@ -10,6 +10,7 @@ from schema import operations
 from schema.events import EVENTS, RUN_CREATED, RUN_FINISHED, RunCreated, RunFinished
 from schema.fields import WireModel
 from schema.operations import Operation
+from worker.waiting import QUERY_SIZE_MAX
 
 Event = TypeVar("Event", RunCreated, RunFinished)
 Request = TypeVar("Request", bound=WireModel)
@@ -27,14 +28,35 @@ class EventRoute(Generic[Event]):
 
 @dataclass(frozen=True, slots=True)
 class RequestRoute(Generic[Request, Result]):
-    """An operation, what answers it, and how many requests of it are worked on at once.
+    """An operation, what answers its requests, and how many of them are worked on at once.
 
-    Each operation has its own queue and its own limit, so that a flood of one leaves the others alone.
+    Each operation has its own queue and its own limits, so that a flood of one leaves the others alone.
     """
 
     operation: Operation[Request, Result]
-    handle: Callable[[Connection, Request], Awaitable[Result]]
-    concurrency: int
+
+    answer: Callable[[Connection, Sequence[Request]], Awaitable[Sequence[Result]]]
+    """Answers, one a request, in their order."""
+
+    size: Callable[[Request], int]
+    """How much of a query a request fills; small ones that wait together share one (see waiting)."""
+
+    queries_max: int
+    """Queries under way at once, each on a connection of its own."""
+
+    held_max: int
+    """Requests taken from the queue and not answered yet. Each is answered in time, if only with UNAVAILABLE."""
+
+
+def one_a_query(
+    operation: Operation[Request, Result], handle: Callable[[Connection, Request], Awaitable[Result]], queries_max: int
+) -> RequestRoute[Request, Result]:
+    """A route whose requests each take a query of their own."""
+
+    async def answer(connection: Connection, requests: Sequence[Request]) -> Sequence[Result]:
+        return [await handle(connection, request) for request in requests]
+
+    return RequestRoute(operation, answer, lambda _: QUERY_SIZE_MAX, queries_max, held_max=4 * queries_max)
 
 
 EVENT_ROUTES: Final[tuple[EventRoute[Any], ...]] = (
@@ -43,17 +65,23 @@ EVENT_ROUTES: Final[tuple[EventRoute[Any], ...]] = (
 )
 
 REQUEST_ROUTES: Final[tuple[RequestRoute[Any, Any], ...]] = (
-    RequestRoute(operations.CHECK_CLAIMS, claims.check_claims, concurrency=8),
-    RequestRoute(operations.FIND_RUNS_BY_CLAIM_ID, runs.find_runs_by_claim_id, concurrency=4),
-    RequestRoute(operations.GET_EXPORT_RUN_BY_ID, runs.get_export_run_by_id, concurrency=4),
-    RequestRoute(operations.GET_EXPORT_HISTORY, history.get_export_history, concurrency=4),
-    RequestRoute(operations.CREATE_EXPORT_RUN, writes.create_export_run, concurrency=2),
-    RequestRoute(operations.UPDATE_EXPORT_RUN_STATUS, writes.update_export_run_status, concurrency=2),
-    RequestRoute(operations.DELETE_EXPORT_RUN, writes.delete_export_run, concurrency=2),
+    RequestRoute(
+        operations.CHECK_CLAIMS,
+        claims.check_claims,
+        size=lambda request: len(request.claim_ids),
+        queries_max=4,
+        held_max=128,
+    ),
+    one_a_query(operations.FIND_RUNS_BY_CLAIM_ID, runs.find_runs_by_claim_id, queries_max=4),
+    one_a_query(operations.GET_EXPORT_RUN_BY_ID, runs.get_export_run_by_id, queries_max=4),
+    one_a_query(operations.GET_EXPORT_HISTORY, history.get_export_history, queries_max=4),
+    one_a_query(operations.CREATE_EXPORT_RUN, writes.create_export_run, queries_max=2),
+    one_a_query(operations.UPDATE_EXPORT_RUN_STATUS, writes.update_export_run_status, queries_max=2),
+    one_a_query(operations.DELETE_EXPORT_RUN, writes.delete_export_run, queries_max=2),
 )
 
-DATABASE_CONNECTIONS_MAX: Final = len(EVENT_ROUTES) + sum(route.concurrency for route in REQUEST_ROUTES)
-"""One for every write and every request that can be under way: nobody waits for a connection."""
+DATABASE_CONNECTIONS_MAX: Final = len(EVENT_ROUTES) + sum(route.queries_max for route in REQUEST_ROUTES)
+"""One for every write and every query that can be under way: nobody waits for a connection."""
 
 assert {route.event_type for route in EVENT_ROUTES} == set(EVENTS)
 assert [route.operation.name for route in REQUEST_ROUTES] and (

@@ -14,7 +14,7 @@ import structlog
 
 from worker.amqp import SessionLost, flush, is_being_cancelled, open_link
 from worker.backoff import delays_s
-from worker.database import Pool
+from worker.database import Database, Pool
 from worker.dead_letters import DeadLetters
 from worker.events import EventConsumer
 from worker.logs import describe
@@ -34,11 +34,13 @@ async def run_sessions(settings: WorkerSettings, pool: Pool, stopping: asyncio.E
 
     Between two sessions it waits, the longer the more of them failed in a row.
     """
+    database = Database(pool)
     delays = delays_s()
+    told: dict[str, str | None] = {}
     while not stopping.is_set():
         started = time.monotonic()
         try:
-            await run_session(settings, pool, stopping)
+            await run_session(settings, database, stopping)
             return
         except TopologyMismatch:
             raise
@@ -46,18 +48,17 @@ async def run_sessions(settings: WorkerSettings, pool: Pool, stopping: asyncio.E
             if is_being_cancelled():
                 raise
             reason = _first(error)
-            log.warning(
-                "session_lost",
-                reason=str(reason) if isinstance(reason, SessionLost) else None,
-                **describe(reason),
-            )
+            what = {"reason": str(reason) if isinstance(reason, SessionLost) else None, **describe(reason)}
         if time.monotonic() - started > STEADY_SESSION_S:
-            delays = delays_s()
+            delays, told = delays_s(), {}
+        # A broker that stays away is told of once, not at every attempt.
+        (log.debug if what == told else log.warning)("session_lost", **what)
+        told = what
         with suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), next(delays))
 
 
-async def run_session(settings: WorkerSettings, pool: Pool, stopping: asyncio.Event) -> None:
+async def run_session(settings: WorkerSettings, database: Database, stopping: asyncio.Event) -> None:
     """Serve until `stopping` is set and everything in hand is finished, or until something breaks.
 
     Raises SessionLost, TopologyMismatch or one of amqp.CONNECTION_ERRORS, in a group or alone.
@@ -78,13 +79,16 @@ async def run_session(settings: WorkerSettings, pool: Pool, stopping: asyncio.Ev
         await declare(publishing.channel)
         dead_letters = DeadLetters(publishing)
         workers: list[EventConsumer | RequestServer] = [
-            *(EventConsumer(route, consuming, pool, dead_letters, settings.prefetch_events) for route in EVENT_ROUTES),
+            *(
+                EventConsumer(route, consuming, database, dead_letters, settings.prefetch_events)
+                for route in EVENT_ROUTES
+            ),
             *(
                 RequestServer(
                     route,
                     consuming,
                     answering,
-                    pool,
+                    database,
                     settings.request_deadline_s,
                     settings.reply_queue_prefixes,
                 )

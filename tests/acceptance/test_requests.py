@@ -49,6 +49,27 @@ async def test_a_run_by_request(wire: Wire, connection: Connection) -> None:
     ]
 
 
+async def test_checks_that_share_a_query_keep_to_themselves(wire: Wire) -> None:
+    """Two organisations with the same claim ids, asked for at the same time, large and small requests mixed."""
+    for org_id, claim_ids in (("org-1", ["c-1", "c-2"]), ("org-2", ["c-2", "c-3"])):
+        finished = run_finished(orgId=org_id, claimIds=claim_ids)
+        await wire.publish("run-finished", finished)
+        await wire.until_run(finished["runId"], status="completed")
+    asked = [
+        (org_id, claim_ids)
+        for org_id in ("org-1", "org-2", "org-3")
+        for claim_ids in (["c-1"], ["c-3", "c-2"], ["c-2", "c-1"], [f"c-{number}" for number in range(3_000)])
+    ] * 10
+    answers = await asyncio.gather(
+        *(wire.result("check-claims", orgId=org_id, claimIds=claim_ids) for org_id, claim_ids in asked)
+    )
+    exported = {"org-1": {"c-1", "c-2"}, "org-2": {"c-2", "c-3"}, "org-3": set()}
+    for (org_id, claim_ids), answer in zip(asked, answers, strict=True):
+        out = [claim_id for claim_id in claim_ids if claim_id in exported[org_id]]
+        assert [claim["claimId"] for claim in answer["exported"]] == out
+        assert answer["unexported"] == [claim_id for claim_id in claim_ids if claim_id not in out]
+
+
 async def test_writes_are_safe_to_repeat(wire: Wire, connection: Connection) -> None:
     run_id = str(uuid4())
     for operation, body in (

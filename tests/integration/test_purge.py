@@ -27,7 +27,7 @@ async def finish(connection: Connection, *claim_ids: str, **fields: Any) -> UUID
 
 async def exported(connection: Connection, *claim_ids: str) -> list[str]:
     request = CheckClaims(org_id="org-1", claim_ids=list(claim_ids))
-    return [claim.claim_id for claim in (await check_claims(connection, request)).exported]
+    return [claim.claim_id for claim in (await check_claims(connection, [request]))[0].exported]
 
 
 async def rows_of(connection: Connection, run_id: UUID) -> tuple[int, int]:

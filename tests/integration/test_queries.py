@@ -20,8 +20,8 @@ RUN = (
 # The query, its parameters' types, its columns.
 QUERIES = {
     "check_claims": (
-        "text, text[]",
-        "claim_id text, run_id uuid, status run_status, finished_at timestamptz",
+        "text[], text[]",
+        "org_id text, claim_id text, run_id uuid, status run_status, finished_at timestamptz",
     ),
     "count_history": ("text, timestamptz, timestamptz, text, text, bool, int8", "count int8"),
     "create_migrations_table": ("", ""),

@@ -56,7 +56,8 @@ async def delete(connection: Connection, run_id: UUID, **fields: Any) -> ExportR
 
 
 async def checked(connection: Connection, *claim_ids: str) -> CheckedClaims:
-    return await check_claims(connection, CheckClaims(org_id="org-1", claim_ids=list(claim_ids)))
+    [checked] = await check_claims(connection, [CheckClaims(org_id="org-1", claim_ids=list(claim_ids))])
+    return checked
 
 
 async def stored(connection: Connection) -> list[Any]:

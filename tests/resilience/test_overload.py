@@ -110,14 +110,14 @@ async def test_a_flood_of_history_does_not_starve_the_guard(settings: WorkerSett
 async def test_each_operation_has_its_own_limit(
     settings: WorkerSettings, wire: Wire, route: RequestRoute[Any, Any]
 ) -> None:
-    """So many requests are taken from its queue to be worked on, and no more."""
+    """So many requests are taken from its queue, and no more."""
     await until_serving(wire)
     operation, queue = route.operation.name, names.rpc_queue(route.operation.name)
     blocker = await asyncpg.connect(settings.database_url.get_secret_value())
     async with blocker.transaction():
         await blocker.execute("LOCK TABLE export_runs, export_run_claims IN ACCESS EXCLUSIVE MODE")
-        await flood(wire, operation, REQUESTS[operation], 20, expiration_s=EXPIRATION_S)
-        await until(lambda: has(wire, queue, 20 - route.concurrency), within_s=EXPIRATION_S)
+        await flood(wire, operation, REQUESTS[operation], route.held_max + 4, expiration_s=EXPIRATION_S)
+        await until(lambda: has(wire, queue, 4), within_s=EXPIRATION_S)
     await until(lambda: nothing_waits(wire, queue))
     await blocker.close()
     await wire.channel.queue_delete("reply.flood")
