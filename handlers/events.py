@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
 from asyncpg import Record
@@ -39,6 +39,12 @@ Origin = Literal["event", "request", "command"]
 """How a fact reached us: published by an exporter, asked for by a client, ordered by an operator."""
 
 DIGEST_BYTES = 16
+
+SEPARATOR: Final = "\x1f"
+"""U+001F, the unit separator. Neither claim ids nor reasons may hold it (schema.fields)."""
+
+ClaimOutcomes: TypeAlias = dict[str, tuple[ClaimOutcome, str | None]]
+"""What became of each claim of a run, and why it was skipped if it was."""
 
 
 async def store_created(connection: Connection, events: Sequence[RunCreated]) -> None:
@@ -100,24 +106,51 @@ async def merge_finished(connection: Connection, events: Sequence[RunFinished], 
                     event.artifact and event.artifact.sha256,
                     event.artifact and event.artifact.size_bytes,
                     event.external_ack_id,
-                    sum(outcome is not ClaimOutcome.SKIPPED for outcome, _ in claims.values()),
-                    sum(outcome is ClaimOutcome.SKIPPED for outcome, _ in claims.values()),
+                    len(claims) - (skipped := _count_skipped(event, claims)),
+                    skipped,
                 )
                 for event, claims in zip(one_a_run, outcomes, strict=True)
             ),
         )
         _check_all_merged(one_a_run, merged)
-        claim_rows = [
-            (claim_id, event.org_id, event.run_id, outcome, reason)
-            for event, claims in zip(one_a_run, outcomes, strict=True)
-            for claim_id, (outcome, reason) in claims.items()
-        ]
-        if claim_rows:
-            await connection.execute(sql.query("merge_claims"), *_columns(claim_rows))
+        await _merge_claims(connection, zip(one_a_run, outcomes, strict=True))
         # Events that name the same claims give the same counts, and only conflicting ones name others.
         conflicting = [row["run_id"] for row in merged if row["has_conflict"]]
         if conflicting:
             await connection.execute(sql.query("recount_claims"), conflicting)
+
+
+async def _merge_claims(connection: Connection, outcomes: Iterable[tuple[RunFinished, ClaimOutcomes]]) -> None:
+    """Write the claims of runs whose rows this transaction holds.
+
+    A run that has none yet, which is the rule, needs no merge: to insert them plainly costs a third less.
+    """
+    groups = [group for event, claims in outcomes for group in _claim_groups(event, claims)]
+    if not groups:
+        return
+    run_ids = list({run_id for run_id, *_ in groups})
+    known = {row["run_id"] for row in await connection.fetch(sql.query("find_runs_with_claims"), run_ids)}
+    if new := [group for group in groups if group[0] not in known]:
+        await connection.execute(sql.query("insert_claims"), *_columns(new))
+    if old := [group for group in groups if group[0] in known]:
+        await connection.execute(sql.query("merge_claims"), *_columns(old))
+
+
+def _claim_groups(event: RunFinished, claims: ClaimOutcomes) -> Iterator[tuple[UUID, str, str, str, str | None]]:
+    """The claims of a run as (run, organisation, outcome, claims, reasons), the last two as texts of many parts.
+
+    asyncpg takes longer to encode an array of texts than PostgreSQL to take one text apart.
+    """
+    groups: dict[tuple[ClaimOutcome, bool], list[str]] = {}
+    for claim_id, (outcome, reason) in claims.items():
+        groups.setdefault((outcome, reason is None), []).append(claim_id)
+    for (outcome, unexplained), claim_ids in groups.items():
+        reasons = None if unexplained else SEPARATOR.join(str(claims[claim_id][1]) for claim_id in claim_ids)
+        yield event.run_id, event.org_id, outcome, SEPARATOR.join(claim_ids), reasons
+
+
+def _count_skipped(event: RunFinished, claims: ClaimOutcomes) -> int:
+    return sum(outcome is ClaimOutcome.SKIPPED for outcome, _ in claims.values()) if event.skipped_claims else 0
 
 
 async def log_write(
@@ -154,14 +187,14 @@ def finished_digest(facts: FinishedFacts) -> bytes:
     return _digest(json.dumps([claims, others]))
 
 
-def claim_outcomes(facts: FinishedFacts) -> dict[str, tuple[ClaimOutcome, str | None]]:
+def claim_outcomes(facts: FinishedFacts) -> ClaimOutcomes:
     """What became of each claim of a run, once each, and why it was skipped if it was.
 
     A claim that is listed as skipped and as exported was exported; one that is listed as skipped and as
     attempted was skipped.
     """
     carried = ClaimOutcome.ATTEMPTED if facts.status == RunStatus.FAILED else ClaimOutcome.EXPORTED
-    outcomes: dict[str, tuple[ClaimOutcome, str | None]] = dict.fromkeys(facts.claim_ids, (carried, None))
+    outcomes: ClaimOutcomes = dict.fromkeys(facts.claim_ids, (carried, None))
     for skipped in sorted(facts.skipped_claims, key=lambda skipped: skipped.reason, reverse=True):
         listed, _ = outcomes.get(skipped.claim_id, (ClaimOutcome.ATTEMPTED, None))
         outcome = listed if listed is ClaimOutcome.EXPORTED else ClaimOutcome.SKIPPED

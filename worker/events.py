@@ -1,6 +1,6 @@
 """The way of an event: queue, batch, decode, store, ack; or dead-letter queue, confirm, ack.
 
-While one batch is being written the next one gathers in the inbox; an idle worker writes one event at once.
+While batches are being written the next one gathers in the inbox; an idle worker writes one event at once.
 """
 
 import asyncio
@@ -21,20 +21,22 @@ from worker.database import Database, Failure, meaning_of
 from worker.dead_letters import DeadLetters
 from worker.inbox import Inbox, is_suspect
 from worker.logs import describe
-from worker.routes import EventRoute
+from worker.routes import WRITES_MAX, EventRoute
 from worker.settings import STATEMENT_TIMEOUT_MAX_S
 
 BATCH_EVENTS_MAX: Final = 200
-"""Larger batches store hardly faster, and hold their locks longer. Half the prefetch: one is written while the
-next one gathers."""
+"""Larger batches store hardly faster, and hold their locks longer."""
+
+PREFETCH_EVENTS: Final = (WRITES_MAX + 1) * BATCH_EVENTS_MAX
+"""So that the next batch is there, whole, when a write ends."""
 
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 """A batch of large events is small: one of 4 MiB is written alone."""
 
-STORE_TIMEOUT_S: Final = 60
+STORE_TIMEOUT_S: Final = 90
 """A write that takes longer hangs, and not in PostgreSQL: statements time out long before. It counts as a bug."""
 
-assert 5 * STATEMENT_TIMEOUT_MAX_S < STORE_TIMEOUT_S  # five statements, where no run has several events of the batch
+assert 7 * STATEMENT_TIMEOUT_MAX_S < STORE_TIMEOUT_S  # seven statements, where no run has several events of the batch
 
 REQUEUE_DELAY_FIRST_S: Final = 1.0
 REQUEUE_DELAY_MAX_S: Final = 60.0
@@ -59,13 +61,11 @@ class EventConsumer:
         link: Link,
         database: Database,
         dead_letters: DeadLetters,
-        prefetch: int,
     ) -> None:
         self._route = route
         self._link = link
         self._database = database
         self._dead_letters = dead_letters
-        self._prefetch = prefetch
         self._inbox = Inbox()
         self._consumer_tag: str | None = None
         self._changing_consumer = asyncio.Lock()
@@ -83,16 +83,21 @@ class EventConsumer:
             async with asyncio.TaskGroup() as tasks:
                 await self._consume(1)
                 stopper = tasks.create_task(self._stop_when(stopping))
-                cautious = True
-                while batch := await self._inbox.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
+                while batch := await self._inbox.take(1, BATCH_BYTES_MAX):
                     await self._process(batch, stopping)
-                    if cautious and not is_suspect(batch[0]):
-                        cautious = False
-                        await self._consume(self._prefetch)
+                    if not is_suspect(batch[0]):
+                        await self._consume(PREFETCH_EVENTS)
+                        break
+                for _ in range(WRITES_MAX):
+                    tasks.create_task(self._process_what_comes(stopping))
                 await stopper
         finally:
             for waiting in self._requeues:
                 waiting.cancel()
+
+    async def _process_what_comes(self, stopping: asyncio.Event) -> None:
+        while batch := await self._inbox.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
+            await self._process(batch, stopping)
 
     async def _consume(self, prefetch: int) -> None:
         """Start to consume, in place of the consumer there was: RabbitMQ sets the prefetch once a consumer."""

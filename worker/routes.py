@@ -80,7 +80,10 @@ REQUEST_ROUTES: Final[tuple[RequestRoute[Any, Any], ...]] = (
     one_a_query(operations.DELETE_EXPORT_RUN, writes.delete_export_run, queries_max=2),
 )
 
-DATABASE_CONNECTIONS_MAX: Final = len(EVENT_ROUTES) + sum(route.queries_max for route in REQUEST_ROUTES)
+WRITES_MAX: Final = 2
+"""Batches of an event queue under way at once: one is decoded while PostgreSQL writes the other."""
+
+DATABASE_CONNECTIONS_MAX: Final = WRITES_MAX * len(EVENT_ROUTES) + sum(route.queries_max for route in REQUEST_ROUTES)
 """One for every write and every query that can be under way: nobody waits for a connection."""
 
 assert {route.event_type for route in EVENT_ROUTES} == set(EVENTS)

@@ -79,10 +79,7 @@ async def run_session(settings: WorkerSettings, database: Database, stopping: as
         await declare(publishing.channel)
         dead_letters = DeadLetters(publishing)
         workers: list[EventConsumer | RequestServer] = [
-            *(
-                EventConsumer(route, consuming, database, dead_letters, settings.prefetch_events)
-                for route in EVENT_ROUTES
-            ),
+            *(EventConsumer(route, consuming, database, dead_letters) for route in EVENT_ROUTES),
             *(
                 RequestServer(
                     route,

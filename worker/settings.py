@@ -55,9 +55,6 @@ class DatabaseSettings(BaseSettings):
 class WorkerSettings(BrokerSettings, DatabaseSettings):
     """What the worker needs."""
 
-    prefetch_events: Annotated[int, Field(ge=1, le=10_000)] = 400
-    """Unacknowledged events the worker holds, for each event queue. A body has up to 4 MiB."""
-
     request_deadline_s: Annotated[float, Field(gt=0, le=600)] = 30
     """How long the caller of a request without an `expiration` is taken to wait."""
 

@@ -1,9 +1,12 @@
 -- Merge what runs did with their claims, each claim of a run at most once: the highest outcome stands.
--- Only a writer that holds the run's row gets here, so two writers never meet on a claim.
+-- Claims and reasons come as texts, separated by U+001F. Only a writer that holds the run's row gets here.
 INSERT INTO export_run_claims AS claim (claim_id, org_id, run_id, outcome, skip_reason)
-SELECT claim_id, org_id, run_id, outcome::claim_outcome, skip_reason
-FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[], $5::text[])
-    AS batch (claim_id, org_id, run_id, outcome, skip_reason)
+SELECT named.claim_id, batch.org_id, batch.run_id, batch.outcome::claim_outcome, named.skip_reason
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
+    AS batch (run_id, org_id, outcome, claim_ids, skip_reasons)
+CROSS JOIN LATERAL unnest(
+    string_to_array(batch.claim_ids, U&'\001F'), string_to_array(batch.skip_reasons, U&'\001F')
+) AS named (claim_id, skip_reason)
 ON CONFLICT (claim_id, org_id, run_id) DO UPDATE SET
     outcome = greatest(claim.outcome, excluded.outcome),
     skip_reason = least(claim.skip_reason, excluded.skip_reason)

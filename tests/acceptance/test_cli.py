@@ -135,8 +135,8 @@ async def test_no_worker_has_ever_run_here(settings: WorkerSettings, wire: Wire)
 
 
 async def test_the_environment_is_checked(settings: WorkerSettings) -> None:
-    wrong = await forked_export_runs("worker", settings=settings, EXPORT_RUNS_PREFETCH_EVENTS="0")
-    assert (wrong.code, wrong.err.startswith("EXPORT_RUNS_PREFETCH_EVENTS: ")) == (2, True)
+    wrong = await forked_export_runs("worker", settings=settings, EXPORT_RUNS_HEARTBEAT_S="0")
+    assert (wrong.code, wrong.err.startswith("EXPORT_RUNS_HEARTBEAT_S: ")) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def of(org_id: str, claim_ids: list[str]) -> Arguments:
     return [[org_id] * len(claim_ids), claim_ids]
 
 
-CLAIMS, CLAIMS_OF_RUN = "export_run_claims_pkey", "export_run_claims_run"
+CLAIMS, CLAIMS_OF_RUN = "export_run_claims_pkey", "export_run_claims_of_run"
 RUNS, HISTORY, LOG = "export_runs_pkey", "export_runs_history", "export_run_events_pkey"
 
 # A query, its arguments, the indexes it is to use.
@@ -175,6 +175,7 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "run": ("get_run_for_update", [run_id(5)], {RUNS}),
     "reused ids": ("find_reused_event_ids", [[run_id(1), run_id(2)], ["{}"] * 2, "run-created"], {LOG}),
     "freed by a purge": ("freed_by_purge", [run_id(5)], {CLAIMS_OF_RUN, CLAIMS}),
+    "runs with claims": ("find_runs_with_claims", [[run_id(1), run_id(2)]], {CLAIMS_OF_RUN}),
     "claims of a purge": ("purge_claims", [run_id(5)], {CLAIMS_OF_RUN}),
 }
 # Of these so many rows that here, where a table has 20,000, a plan made for them may read it whole.

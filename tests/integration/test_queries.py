@@ -30,6 +30,8 @@ QUERIES = {
         "uuid[], text[], text",
         "event_id uuid, event_type text, logged_payload text, payload text",
     ),
+    "find_runs_with_claims": ("uuid[]", "run_id uuid"),
+    "insert_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "find_runs_by_claim": ("text, text, int8", f"{RUN}, claim_outcome claim_outcome"),
     "freed_by_purge": ("uuid", "claim_id text"),
     "get_run_for_update": ("uuid", RUN),
@@ -45,7 +47,7 @@ QUERIES = {
     ),
     "lock_migrations": ("", "pg_advisory_xact_lock void"),
     "lock_run": ("uuid", "pg_advisory_xact_lock void, now timestamptz"),
-    "merge_claims": ("text[], text[], uuid[], text[], text[]", ""),
+    "merge_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "merge_created": (
         "uuid[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], date[], date[], uuid[], "
         "text[], text[]",

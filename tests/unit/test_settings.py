@@ -103,8 +103,6 @@ def test_replies_never_go_into_our_own_queues(environment: Environment, value: s
         ("statement_timeout_s", "10.1"),
         ("lock_timeout_s", "-1"),
         ("statement_cache_size", "-1"),
-        ("prefetch_events", "0"),
-        ("prefetch_events", "10001"),
         ("request_deadline_s", "soon"),
         ("shutdown_s", "0"),
         ("log_level", "trace"),
