@@ -11,10 +11,11 @@ from typing import Final
 
 from benchmarks.databases import connected, create_empty, fill
 from benchmarks.load import Address, Client, Server, open_client, open_publisher, open_queue
-from benchmarks.processes import running, variables
+from benchmarks.processes import check, running, variables
 from benchmarks.sizes import PREFETCH_EVENTS, SEED, Sizes
 from benchmarks.statements import statement
 from benchmarks.wire import StoredClaims, finished_events
+from local.processes import GuardedProcess
 from local.services import Services
 
 POLL_S: Final = 0.005
@@ -50,10 +51,12 @@ class Bench:
             yield number
 
     @contextmanager
-    def process(self, command: Sequence[str], database_url: str, prefetch: int = PREFETCH_EVENTS) -> Iterator[int]:
-        """Run something that is measured; yields its process id."""
-        with running(command, variables(self.services, database_url, prefetch), self.logs) as pid:
-            yield pid
+    def process(
+        self, command: Sequence[str], database_url: str, prefetch: int = PREFETCH_EVENTS
+    ) -> Iterator[GuardedProcess]:
+        """Run something that is measured."""
+        with running(command, variables(self.services, database_url, prefetch), self.logs) as process:
+            yield process
 
     async def filled(self, claims: int) -> str:
         """The URL of a database with so many claims. It is filled when first asked for."""
@@ -105,13 +108,14 @@ class Bench:
                 count: int = await database.fetchval(statement(consumer.count))
                 return count
 
-            with ExitStack() as running:
-                for _ in range(processes):
-                    running.enter_context(self.process(consumer.command, database_url))
+            with ExitStack() as stack:
+                started = [stack.enter_context(self.process(consumer.command, database_url)) for _ in range(processes)]
                 while (waiting := await queue.look()).consumers < processes or waiting.messages == events:
+                    check(started)
                     await asyncio.sleep(POLL_S)
                 before, began = await done(), perf_counter()
                 while (await queue.look()).messages:
+                    check(started)
                     await asyncio.sleep(POLL_S)
                 while await done() < events:
                     await asyncio.sleep(POLL_S)

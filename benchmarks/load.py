@@ -139,7 +139,7 @@ class Client:
             reply_to=self._reply_to,
             correlation_id=correlation_id,
         )
-        await self._exchange.publish(message, self._routing_key)
+        await self._exchange.publish(message, self._routing_key, mandatory=False)
         reply = await waiting
         if self._expected not in reply:
             raise WrongReply(reply[:500].decode(errors="replace"))

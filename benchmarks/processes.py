@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,10 @@ STOP_TIMEOUT_S: Final = 30
 
 WORKER: Final = (sys.executable, "-c", "from worker.cli import main; main()", "worker")
 MIGRATE: Final = (*WORKER[:-1], "migrate")
+
+
+class Ended(Exception):
+    """A process that is being measured has ended by itself; its output says why."""
 
 
 def peer(name: str) -> tuple[str, ...]:
@@ -53,13 +57,20 @@ def variables(services: Services, database_url: str, prefetch: int) -> dict[str,
 
 
 @contextmanager
-def running(command: Sequence[str], variables: dict[str, str], log: Path) -> Iterator[int]:
-    """A process, ended with SIGTERM; yields its id. What it says goes to `log`."""
+def running(command: Sequence[str], variables: dict[str, str], log: Path) -> Iterator[GuardedProcess]:
+    """A process, ended with SIGTERM. What it says goes to `log`."""
     process = GuardedProcess(command, environment=variables, log=log)
     try:
-        yield process.pid
+        yield process
     finally:
         process.stop(signal.SIGTERM, STOP_TIMEOUT_S)
+
+
+def check(processes: Iterable[GuardedProcess]) -> None:
+    """Raises Ended if one of them does not run any more."""
+    for process in processes:
+        if process.exit_code is not None:
+            raise Ended(f"a measured process has ended with code {process.exit_code}")
 
 
 def memory_bytes_max(pid: int) -> int:

@@ -240,9 +240,9 @@ async def memory(bench: Bench) -> Pair:
 
 
 async def _memory_mib_max(bench: Bench, url: str) -> float:
-    with bench.process(WORKER, url) as pid:
+    with bench.process(WORKER, url) as worker:
         await asyncio.sleep(bench.sizes.memory_drain_s)
-        return memory_bytes_max(pid) / MIB
+        return memory_bytes_max(worker.pid) / MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from benchmarks.peers.environment import CLAIMS_QUEUE, amqp_url, database_url, p
 from benchmarks.statements import statement
 
 # logger=None: it would else log every message.
-broker = RabbitBroker(amqp_url(), channel=Channel(prefetch_count=prefetch()), logger=None)
+broker = RabbitBroker(amqp_url(), default_channel=Channel(prefetch_count=prefetch()), logger=None)
 
 
 class CheckClaims(BaseModel):
