@@ -1,4 +1,8 @@
-"""The load: the same publisher and the same client for the service and for every peer."""
+"""The load: the same publisher and the same client for the service and for every peer.
+
+Both publish and consume through aiormq, the lower half of aio-pika: of the time of a machine that they share with
+what is measured they take as little as they can.
+"""
 
 import asyncio
 import uuid
@@ -9,7 +13,9 @@ from time import perf_counter
 from typing import Final
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel as Channel
+from aiormq import spec
+from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from benchmarks.peers import environment
 from benchmarks.sizes import IN_FLIGHT_PUBLISHES
@@ -28,6 +34,11 @@ LIKE_OURS: Final = {
     environment.ECHO_QUEUE: CLAIMS_QUEUE,
 }
 """Queues of the peers, and which of ours each is like."""
+
+
+EVENT_PROPERTIES: Final = spec.Basic.Properties(
+    content_type="application/json", delivery_mode=2, message_type="run-finished"
+)
 
 
 class WrongReply(Exception):
@@ -59,20 +70,15 @@ PEER_EVENTS: Final = Address("", environment.EVENTS_QUEUE)
 class Publisher:
     """Publishes events, each confirmed."""
 
-    def __init__(self, exchange: AbstractExchange, address: Address) -> None:
-        self._exchange = exchange
-        self._routing_key = address.routing_key
+    def __init__(self, channel: AbstractChannel, address: Address) -> None:
+        self._channel = channel
+        self._address = address
 
     async def publish(self, body: bytes) -> None:
         """Publish one; returns when the broker has it."""
-        message = aio_pika.Message(
-            body,
-            content_type="application/json",
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            type="run-finished",
-            message_id=uuid.uuid4().hex,
+        await self._channel.basic_publish(
+            body, exchange=self._address.exchange, routing_key=self._address.routing_key, properties=EVENT_PROPERTIES
         )
-        await self._exchange.publish(message, self._routing_key)
 
     async def publish_all(self, bodies: Iterable[bytes]) -> None:
         """Publish many, with many waiting for their confirms."""
@@ -92,27 +98,22 @@ async def open_publisher(amqp_url: str, address: Address) -> AsyncIterator[Publi
     """Connect."""
     async with await aio_pika.connect(amqp_url) as connection:
         channel = await connection.channel(on_return_raises=True)
-        yield Publisher(await exchange_of(channel, address), address)
-
-
-async def exchange_of(channel: AbstractChannel, address: Address) -> AbstractExchange:
-    """The exchange of an address; the default one has no name."""
-    return await channel.get_exchange(address.exchange, ensure=False) if address.exchange else channel.default_exchange
+        yield Publisher(await channel.get_underlay_channel(), address)
 
 
 class Client:
     """Asks one operation and measures how long answers take."""
 
-    def __init__(self, exchange: AbstractExchange, address: Address, reply_to: str, expected: bytes) -> None:
-        self._exchange = exchange
-        self._routing_key = address.routing_key
+    def __init__(self, channel: AbstractChannel, address: Address, reply_to: str, expected: bytes) -> None:
+        self._channel = channel
+        self._address = address
         self._reply_to = reply_to
         self._expected = expected
         self._waiting: dict[str, asyncio.Future[bytes]] = {}
 
-    async def take(self, reply: AbstractIncomingMessage) -> None:
+    async def take(self, reply: DeliveredMessage) -> None:
         """A reply has come; one that nobody waits for any more is dropped."""
-        waiting = self._waiting.pop(reply.correlation_id or "", None)
+        waiting = self._waiting.pop(reply.header.properties.correlation_id or "", None)
         if waiting is not None and not waiting.done():
             waiting.set_result(reply.body)
 
@@ -131,15 +132,15 @@ class Client:
         correlation_id = uuid.uuid4().hex
         waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[correlation_id] = waiting
-        message = aio_pika.Message(
-            body,
+        properties = spec.Basic.Properties(
             content_type="application/json",
             content_encoding="utf-8",
-            delivery_mode=aio_pika.DeliveryMode.NOT_PERSISTENT,
             reply_to=self._reply_to,
             correlation_id=correlation_id,
         )
-        await self._exchange.publish(message, self._routing_key, mandatory=False)
+        await self._channel.basic_publish(
+            body, exchange=self._address.exchange, routing_key=self._address.routing_key, properties=properties
+        )
         reply = await waiting
         if self._expected not in reply:
             raise WrongReply(reply[:500].decode(errors="replace"))
@@ -195,14 +196,15 @@ async def open_client(amqp_url: str, server: Server) -> AsyncIterator[Client]:
     """Connect, and listen for replies."""
     async with await aio_pika.connect(amqp_url) as connection:
         channel = await connection.channel(publisher_confirms=False)
+        reply_to = DIRECT_REPLY_TO
         if server.reply_exchange:
             replies = await channel.declare_queue(exclusive=True)
             await channel.declare_exchange(server.reply_exchange, "topic", durable=True)
             await replies.bind(server.reply_exchange, replies.name)
-        else:
-            replies = await channel.get_queue(DIRECT_REPLY_TO, ensure=False)
-        client = Client(await exchange_of(channel, server.address), server.address, replies.name, server.expected)
-        await replies.consume(client.take, no_ack=True)
+            reply_to = replies.name
+        underlay = await channel.get_underlay_channel()
+        client = Client(underlay, server.address, reply_to, server.expected)
+        await underlay.basic_consume(reply_to, client.take, no_ack=True)
         yield client
 
 
@@ -219,7 +221,7 @@ class Waiting:
 class Queue:
     """A look at a queue."""
 
-    def __init__(self, channel: AbstractChannel, name: str) -> None:
+    def __init__(self, channel: Channel, name: str) -> None:
         self._channel = channel
         self._name = name
 

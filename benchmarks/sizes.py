@@ -9,7 +9,7 @@ PREFETCH_EVENTS: Final = 400
 """The worker's own default; every peer that consumes events gets the same."""
 
 IN_FLIGHT_REQUESTS: Final = 64
-IN_FLIGHT_PUBLISHES: Final = 400
+IN_FLIGHT_PUBLISHES: Final = 1_000
 CLAIMS_PER_LARGE_CHECK: Final = 500
 KNOWN_CLAIMS_SHARE: Final = 0.5
 """Of the claims that are asked for, so many have been exported. The others were never seen."""
@@ -24,9 +24,9 @@ class Sizes:
     """The sizes of a complete run."""
 
     rounds: int = 5
-    drained_events: int = 20_000
+    drained_events: int = 10_000
     lone_events: int = 100
-    busy_lookups: int = 10_000
+    busy_lookups: int = 6_000
     lone_lookups: int = 1_000
     large_checks: int = 300
     history_pages: int = 300
