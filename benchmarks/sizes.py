@@ -26,7 +26,7 @@ class Sizes:
     rounds: int = 5
     drained_events: int = 10_000
     lone_events: int = 100
-    busy_lookups: int = 6_000
+    busy_lookups: int = 4_000
     lone_lookups: int = 1_000
     large_checks: int = 300
     history_pages: int = 300
