@@ -90,7 +90,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="about a hundredth of everything, to try it out")
     parser.add_argument("--json", type=Path, default=FOLDER / "last.json", help="where all samples are written")
     parser.add_argument("--write-readme", action="store_true", help="put the table into benchmarks/README.md")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.write_readme and (arguments.quick or arguments.only):
+        parser.error("--write-readme is for a complete run")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ class Setting:
 
     def lines(self) -> list[str]:
         """As a person reads it."""
-        machine = ", ".join(f"{value} {name}" for name, value in self.machine.items())
+        machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
         versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
-        return [f"{self.date}, on {machine}.", f"{versions}."]
+        return [f"{self.date}: {machine}.", f"{versions}."]
 
 
 async def setting(services: Services) -> Setting:
@@ -57,8 +57,8 @@ async def setting(services: Services) -> Setting:
         date=datetime.now(UTC).date().isoformat(),
         machine={
             "cores": str(os.cpu_count()),
-            "GiB of memory": f"{memory_gib:.0f}",
-            "as kernel": f"{platform.system()} {platform.release()}",
+            "memory": f"{memory_gib:.0f} GiB",
+            "kernel": f"{platform.system()} {platform.release()}",
         },
         versions={
             "Python": platform.python_version(),
