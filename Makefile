@@ -36,9 +36,10 @@ lock: $(INSTALLED) ## Resolve the locks again; UPGRADE=--upgrade takes newer ver
 	$(LOCK) --extra dev --group build --output-file requirements-dev.lock pyproject.toml
 	$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
 	$(LOCK) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
+	$(LOCK) --constraint requirements-dev.lock --output-file benchmarks/requirements-peers.lock benchmarks/requirements-peers.in
 
 clean: ## Remove the environment and all caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements-dev.lock pyproject.toml local/bootstrap.sh

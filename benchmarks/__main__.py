@@ -1,0 +1,100 @@
+"""`python -m benchmarks`: measure, and show what came out beside the goals. Nothing is asserted."""
+
+import argparse
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from benchmarks import report
+from benchmarks.bench import Bench
+from benchmarks.databases import create_template
+from benchmarks.load import declare_queues
+from benchmarks.peers import environment
+from benchmarks.results import Pair
+from benchmarks.rows import ROWS, Row
+from benchmarks.sizes import FULL, QUICK
+from local.processes import tail
+from local.services import ServiceError, services
+
+FOLDER: Final = Path(__file__).parent
+TABLE_COLUMNS_MIN: Final = 160
+
+
+def main() -> int:
+    """Run it."""
+    arguments = _arguments()
+    chosen = [row for row in ROWS if not arguments.only or row.name in arguments.only]
+    for name in (environment.AMQP_URL, environment.DATABASE_URL):
+        os.environ.pop(name, None)  # it fills queues and databases: only ever in services of its own
+    console = Console()
+    console.width = max(console.width, TABLE_COLUMNS_MIN)
+    with tempfile.TemporaryDirectory(prefix="export-runs-benchmarks-") as scratch:
+        try:
+            uvloop.run(_run(arguments, chosen, console, Path(scratch) / "processes.log"))
+        except ServiceError as error:
+            console.print(str(error), markup=False)
+            return 1
+    return 0
+
+
+async def _run(arguments: argparse.Namespace, chosen: list[Row], console: Console, log: Path) -> None:
+    sizes = QUICK if arguments.quick else FULL
+    began = perf_counter()
+    with services(durable=True) as running:
+        await create_template(running)
+        await declare_queues(running.amqp_url)
+        try:
+            measured = await _measure(Bench(running, sizes, log), chosen, console)
+        except BaseException:
+            console.print(tail(log), markup=False)
+            raise
+        setting = await report.setting(running)
+    console.print(report.table(measured, setting))
+    console.print(f"It took {perf_counter() - began:.0f} s.", style="dim")
+    report.write_json(arguments.json, measured, setting, asdict(sizes))
+    if arguments.write_readme:
+        report.write_readme(FOLDER / "README.md", report.markdown(measured, setting))
+
+
+async def _measure(bench: Bench, chosen: list[Row], console: Console) -> list[tuple[Row, Pair]]:
+    columns = TextColumn("{task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+    measured: list[tuple[Row, Pair]] = []
+    # Drawn only when there is news: a thread of its own would take time from the load.
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen), name="")
+        bench.say = partial(_say, progress, task)
+        for row in chosen:
+            progress.update(task, name=row.name, description="", refresh=True)
+            measured.append((row, await row.measure(bench)))
+            progress.advance(task)
+    return measured
+
+
+def _say(progress: Progress, task: TaskID, text: str) -> None:
+    progress.update(task, description=text, refresh=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = [row.name for row in ROWS]
+    parser.add_argument("--only", nargs="+", metavar="ROW", choices=names, help=f"of {', '.join(names)}")
+    parser.add_argument("--quick", action="store_true", help="about a hundredth of everything, to try it out")
+    parser.add_argument("--json", type=Path, default=FOLDER / "last.json", help="where all samples are written")
+    parser.add_argument("--write-readme", action="store_true", help="put the table into benchmarks/README.md")
+    arguments = parser.parse_args()
+    if arguments.write_readme and (arguments.quick or arguments.only):
+        parser.error("--write-readme is for a complete run")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""What a peer is told by its environment, and the names it shares with the suite. Nothing but the standard library."""
+
+import os
+from typing import Final
+
+AMQP_URL: Final = "EXPORT_RUNS_AMQP_URL"
+DATABASE_URL: Final = "EXPORT_RUNS_DATABASE_URL"
+PREFETCH: Final = "PEER_PREFETCH"
+
+EVENTS_QUEUE: Final = "peer.events"
+CLAIMS_QUEUE: Final = "peer.claims"
+ECHO_QUEUE: Final = "peer.echo"
+
+NAMEKO_SERVICE: Final = "claims"
+NAMEKO_EXCHANGE: Final = "nameko-rpc"
+
+
+def amqp_url() -> str:
+    """Where the broker is."""
+    return os.environ[AMQP_URL]
+
+
+def database_url() -> str:
+    """Where the database is."""
+    return os.environ[DATABASE_URL]
+
+
+def prefetch() -> int:
+    """How many messages may be unacknowledged."""
+    return int(os.environ[PREFETCH])

@@ -1,0 +1,64 @@
+"""How much is measured. Units are last in the names."""
+
+from dataclasses import dataclass
+from typing import Final
+
+CLAIMS_PER_EVENT: Final = 20
+EVENT_BYTES: Final = 1_024
+PREFETCH_EVENTS: Final = 400
+"""The worker's own default; every peer that consumes events gets the same."""
+
+IN_FLIGHT_REQUESTS: Final = 64
+IN_FLIGHT_PUBLISHES: Final = 1_000
+CLAIMS_PER_LARGE_CHECK: Final = 500
+KNOWN_CLAIMS_SHARE: Final = 0.5
+"""Of the claims that are asked for, so many have been exported. The others were never seen."""
+
+HISTORY_PAGE_RUNS: Final = 20
+SEED: Final = 7
+"""Two runs ask for the same claims in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of a complete run."""
+
+    rounds: int = 5
+    drained_events: int = 10_000
+    lone_events: int = 100
+    busy_lookups: int = 4_000
+    lone_lookups: int = 1_000
+    large_checks: int = 300
+    history_pages: int = 300
+    warm_up_requests: int = 300
+    few_claims: int = 100_000
+    many_claims: int = 10_000_000
+    organisations: int = 1_000
+    history_page: int = 10_000
+    memory_rounds: int = 3
+    memory_few_events: int = 1_000
+    memory_many_events: int = 1_000_000
+    memory_drain_s: float = 10
+
+
+FULL: Final = Sizes()
+
+QUICK: Final = Sizes(
+    rounds=2,
+    drained_events=1_000,
+    lone_events=10,
+    busy_lookups=500,
+    lone_lookups=50,
+    large_checks=20,
+    history_pages=20,
+    warm_up_requests=20,
+    few_claims=10_000,
+    many_claims=100_000,
+    organisations=10,
+    history_page=100,
+    memory_rounds=1,
+    memory_few_events=1_000,
+    memory_many_events=10_000,
+    memory_drain_s=2,
+)
+"""About a hundredth, to see whether it works. The numbers mean little."""

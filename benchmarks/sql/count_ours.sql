@@ -1,0 +1,1 @@
+SELECT count(*) FROM export_runs

@@ -1,0 +1,1 @@
+SELECT EXISTS (SELECT FROM export_runs WHERE run_id = $1)

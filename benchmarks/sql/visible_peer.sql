@@ -1,0 +1,1 @@
+SELECT EXISTS (SELECT FROM peer_runs WHERE run_id = $1)

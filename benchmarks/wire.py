@@ -1,0 +1,59 @@
+"""What goes over the wire: events, requests, and the queues and variables that the peers are given."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from random import Random
+from typing import Final
+
+from benchmarks.sizes import CLAIMS_PER_EVENT, EVENT_BYTES, KNOWN_CLAIMS_SHARE, Sizes
+
+HISTORY_ORGANISATION: Final = "org-history"
+
+
+def finished_events(count: int) -> Iterator[tuple[uuid.UUID, bytes]]:
+    """New run-finished events of the same size, each with its run."""
+    for _ in range(count):
+        run_id = uuid.uuid4()
+        yield run_id, finished_event(run_id)
+
+
+def finished_event(run_id: uuid.UUID) -> bytes:
+    """A run-finished event; `externalAckId` fills it up to its size."""
+    claims = '","'.join(f"claim-{run_id.hex[:20]}-{position:02}" for position in range(CLAIMS_PER_EVENT))
+    body = (
+        f'{{"eventId":"{uuid.uuid4()}","schemaVersion":1,"occurredAt":"2026-01-31T09:30:07Z","runId":"{run_id}",'
+        f'"orgId":"org-{run_id.int % 1000:04}","status":"completed","claimIds":["{claims}"],"externalAckId":"'
+    )
+    return f'{body}{"x" * (EVENT_BYTES - len(body) - 2)}"}}'.encode()
+
+
+class StoredClaims:
+    """What a filled database holds, known by its numbers alone (see sql/fill_claims.sql)."""
+
+    def __init__(self, claims: int, sizes: Sizes, random: Random) -> None:
+        self._organisations = sizes.organisations
+        self._runs_per_organisation = claims // CLAIMS_PER_EVENT // sizes.organisations
+        self._random = random
+
+    def check(self, claims: int) -> dict[str, object]:
+        """A check-claims request of one organisation for so many claims, of which a share is known."""
+        organisation = self._random.randrange(self._organisations)
+        known = [self._known(organisation) for _ in range(claims) if self._random.random() < KNOWN_CLAIMS_SHARE]
+        unknown = [f"new-{self._random.randrange(10**12):012}" for _ in range(claims - len(known))]
+        asked = known + unknown
+        self._random.shuffle(asked)
+        return {"orgId": f"org-{organisation:04}", "claimIds": asked}
+
+    def checks(self, count: int, claims: int = 1) -> list[bytes]:
+        """Bodies of such requests."""
+        return [encoded(self.check(claims)) for _ in range(count)]
+
+    def _known(self, organisation: int) -> str:
+        run = organisation + self._organisations * self._random.randrange(self._runs_per_organisation)
+        return f"claim-{run * CLAIMS_PER_EVENT + self._random.randrange(CLAIMS_PER_EVENT):012}"
+
+
+def encoded(body: object) -> bytes:
+    """JSON."""
+    return json.dumps(body).encode()
