@@ -1,36 +1,45 @@
-"""The guard's question: which of these claims have already gone out."""
+"""The guard's question: which of these claims have already gone out, and which are about to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import sql
 from schema.events import RunStatus
 from schema.requests import CheckClaims
-from schema.results import CheckedClaims, ExportedBy, ExportedClaim
+from schema.results import CheckedClaims, ExportedBy, ExportedClaim, ReservedClaim
 
 from .connection import Connection
 
 
 async def check_claims(connection: Connection, requests: Sequence[CheckClaims]) -> list[CheckedClaims]:
-    """Split the claims of each request into exported and unexported, each in the order asked, each claim once.
+    """Split the claims of each request into exported, reserved and unexported, in the order asked, each claim once.
 
-    A claim is exported if any run of the organisation, deleted or not, exported it (DESIGN section 3).
+    A claim is exported if any run of the organisation, deleted or not, exported it (DESIGN section 3). One that is
+    not, and that a run has leased, is reserved, even if the lease has expired.
     """
     asked = list({(request.org_id, claim_id) for request in requests for claim_id in request.claim_ids})
-    runs_of: dict[tuple[str, str], list[ExportedBy]] = {}
-    for row in await connection.fetch(sql.query("check_claims"), *zip(*asked, strict=True)):
-        runs = runs_of.setdefault((row["org_id"], row["claim_id"]), [])
-        runs.append(ExportedBy(row["run_id"], RunStatus(row["status"]), row["finished_at"]))
-    for runs in runs_of.values():
-        runs.sort(key=lambda run: (run.finished_at, run.run_id))
-    return [_checked(request, runs_of) for request in requests]
-
-
-def _checked(request: CheckClaims, runs_of: Mapping[tuple[str, str], list[ExportedBy]]) -> CheckedClaims:
-    exported: list[ExportedClaim] = []
-    unexported: list[str] = []
-    for claim_id in dict.fromkeys(request.claim_ids):
-        if runs := runs_of.get((request.org_id, claim_id)):
-            exported.append(ExportedClaim(claim_id, runs))
+    exports: dict[tuple[str, str], list[ExportedBy]] = {}
+    leases: dict[tuple[str, str], ReservedClaim] = {}
+    for row in await connection.fetch(sql.query("find_exports_and_leases"), *zip(*asked, strict=True)):
+        key = row["org_id"], row["claim_id"]
+        if row["expires_at"] is None:
+            exported_by = ExportedBy(row["run_id"], RunStatus(row["status"]), row["finished_at"])
+            exports.setdefault(key, []).append(exported_by)
         else:
-            unexported.append(claim_id)
-    return CheckedClaims.model_construct(exported=exported, unexported=unexported)
+            leases[key] = ReservedClaim(row["claim_id"], row["run_id"], row["expires_at"])
+    for runs in exports.values():
+        runs.sort(key=lambda run: (run.finished_at, run.run_id))
+    answers: list[CheckedClaims] = []
+    for request in requests:
+        exported: list[ExportedClaim] = []
+        reserved: list[ReservedClaim] = []
+        unexported: list[str] = []
+        for claim_id in dict.fromkeys(request.claim_ids):
+            key = request.org_id, claim_id
+            if key in exports:
+                exported.append(ExportedClaim(claim_id, exports[key]))
+            elif key in leases:
+                reserved.append(leases[key])
+            else:
+                unexported.append(claim_id)
+        answers.append(CheckedClaims.model_construct(exported=exported, reserved=reserved, unexported=unexported))
+    return answers

@@ -3,16 +3,14 @@
 The merge itself is SQL (`merge_*.sql`). It is commutative, associative and idempotent, so it does not matter
 in which order, how often or in which batches events arrive. A batch is stored whole or not at all.
 
-Everyone takes locks in one order: the log's ids, then the runs, each sorted; the claims of a run are written
-only by who holds its row. So writers never wait for each other in a circle.
+Everyone takes locks in one order (see locking), so writers never wait for each other in a circle.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from typing import Final, Literal, TypeAlias, TypeVar
-from uuid import UUID, uuid4
+from typing import TypeAlias, TypeVar
+from uuid import UUID
 
 from asyncpg import Record
 
@@ -31,20 +29,20 @@ from schema.events import (
 from schema.limits import ERROR_DETAIL_STORED_CHARS_MAX
 
 from .connection import Connection
+from .double_exports import record_double_exports
 from .errors import EventRefused
+from .event_log import Origin
+from .locking import SEPARATOR, lock_claims, lock_runs
 
 Event = TypeVar("Event", RunCreated, RunFinished)
 
-Origin = Literal["event", "request", "command"]
-"""How a fact reached us: published by an exporter, asked for by a client, ordered by an operator."""
-
 DIGEST_BYTES = 16
-
-SEPARATOR: Final = "\x1f"
-"""U+001F, the unit separator. Neither claim ids nor reasons may hold it (schema.fields)."""
 
 ClaimOutcomes: TypeAlias = dict[str, tuple[ClaimOutcome, str | None]]
 """What became of each claim of a run, and why it was skipped if it was."""
+
+ClaimGroup: TypeAlias = tuple[UUID, str, ClaimOutcome, str, str | None]
+"""Claims of a run that had one outcome: run, organisation, outcome, claims, reasons; the last two as one text each."""
 
 
 async def store_created(connection: Connection, events: Sequence[RunCreated]) -> None:
@@ -87,45 +85,65 @@ async def merge_created(connection: Connection, events: Sequence[RunCreated], or
 
 
 async def merge_finished(connection: Connection, events: Sequence[RunFinished], origin: Origin) -> None:
-    """Log and merge run-finished events inside the caller's transaction. Raises EventRefused."""
-    for one_a_run in _rounds(await _append_to_log(connection, events, RUN_FINISHED, origin)):
-        outcomes = [claim_outcomes(event) for event in one_a_run]
+    """Log and merge run-finished events inside the caller's transaction. Raises EventRefused.
+
+    A run that has ended holds no leases any more, and a claim that it exported as another has is a double export.
+    """
+    new = await _append_to_log(connection, events, RUN_FINISHED, origin)
+    if not new:
+        return
+    outcomes = {event.event_id: claim_outcomes(event) for event in new}
+    run_ids = [event.run_id for event in new]
+    await lock_runs(connection, run_ids)
+    await lock_claims(connection, [(event.org_id, outcomes[event.event_id]) for event in new])
+    groups: list[ClaimGroup] = []
+    for one_a_run in _rounds(new):
         merged = await connection.fetch(
             sql.query("merge_finished"),
-            *_columns(
-                (
-                    event.run_id,
-                    event.org_id,
-                    event.status,
-                    event.occurred_at,
-                    event.event_id,
-                    finished_digest(event),
-                    event.error and event.error.code,
-                    event.error and event.error.detail[:ERROR_DETAIL_STORED_CHARS_MAX],
-                    event.artifact and event.artifact.key,
-                    event.artifact and event.artifact.sha256,
-                    event.artifact and event.artifact.size_bytes,
-                    event.external_ack_id,
-                    len(claims) - (skipped := _count_skipped(event, claims)),
-                    skipped,
-                )
-                for event, claims in zip(one_a_run, outcomes, strict=True)
-            ),
+            *_columns(_finished_row(event, outcomes[event.event_id]) for event in one_a_run),
         )
         _check_all_merged(one_a_run, merged)
-        await _merge_claims(connection, zip(one_a_run, outcomes, strict=True))
+        groups_of_round = [group for event in one_a_run for group in _claim_groups(event, outcomes[event.event_id])]
+        await _merge_claims(connection, groups_of_round)
+        groups += groups_of_round
         # Events that name the same claims give the same counts, and only conflicting ones name others.
         conflicting = [row["run_id"] for row in merged if row["has_conflict"]]
         if conflicting:
             await connection.execute(sql.query("recount_claims"), conflicting)
+    exported = [
+        (run_id, org_id, claim_ids)
+        for run_id, org_id, outcome, claim_ids, _ in groups
+        if outcome is ClaimOutcome.EXPORTED
+    ]
+    await record_double_exports(connection, exported, new)
+    await connection.execute(sql.query("free_leases"), run_ids, None, None)
 
 
-async def _merge_claims(connection: Connection, outcomes: Iterable[tuple[RunFinished, ClaimOutcomes]]) -> None:
+def _finished_row(event: RunFinished, claims: ClaimOutcomes) -> tuple[object, ...]:
+    skipped = sum(outcome is ClaimOutcome.SKIPPED for outcome, _ in claims.values()) if event.skipped_claims else 0
+    return (
+        event.run_id,
+        event.org_id,
+        event.status,
+        event.occurred_at,
+        event.event_id,
+        finished_digest(event),
+        event.error and event.error.code,
+        event.error and event.error.detail[:ERROR_DETAIL_STORED_CHARS_MAX],
+        event.artifact and event.artifact.key,
+        event.artifact and event.artifact.sha256,
+        event.artifact and event.artifact.size_bytes,
+        event.external_ack_id,
+        len(claims) - skipped,
+        skipped,
+    )
+
+
+async def _merge_claims(connection: Connection, groups: Sequence[ClaimGroup]) -> None:
     """Write the claims of runs whose rows this transaction holds.
 
     A run that has none yet, which is the rule, needs no merge: to insert them plainly costs a third less.
     """
-    groups = [group for event, claims in outcomes for group in _claim_groups(event, claims)]
     if not groups:
         return
     run_ids = list({run_id for run_id, *_ in groups})
@@ -136,43 +154,13 @@ async def _merge_claims(connection: Connection, outcomes: Iterable[tuple[RunFini
         await connection.execute(sql.query("merge_claims"), *_columns(old))
 
 
-def _claim_groups(event: RunFinished, claims: ClaimOutcomes) -> Iterator[tuple[UUID, str, str, str, str | None]]:
-    """The claims of a run as (run, organisation, outcome, claims, reasons), the last two as texts of many parts.
-
-    asyncpg takes longer to encode an array of texts than PostgreSQL to take one text apart.
-    """
+def _claim_groups(event: RunFinished, claims: ClaimOutcomes) -> Iterator[ClaimGroup]:
     groups: dict[tuple[ClaimOutcome, bool], list[str]] = {}
     for claim_id, (outcome, reason) in claims.items():
         groups.setdefault((outcome, reason is None), []).append(claim_id)
     for (outcome, unexplained), claim_ids in groups.items():
         reasons = None if unexplained else SEPARATOR.join(str(claims[claim_id][1]) for claim_id in claim_ids)
         yield event.run_id, event.org_id, outcome, SEPARATOR.join(claim_ids), reasons
-
-
-def _count_skipped(event: RunFinished, claims: ClaimOutcomes) -> int:
-    return sum(outcome is ClaimOutcome.SKIPPED for outcome, _ in claims.values()) if event.skipped_claims else 0
-
-
-async def log_write(
-    connection: Connection,
-    event_type: str,
-    origin: Origin,
-    run_id: UUID,
-    org_id: str,
-    occurred_at: datetime,
-    payload: str,
-) -> None:
-    """Append to the log a write that no exporter publishes, inside the caller's transaction."""
-    await connection.execute(
-        sql.query("insert_events"),
-        [uuid4()],
-        event_type,
-        origin,
-        [run_id],
-        [org_id],
-        [occurred_at],
-        [payload],
-    )
 
 
 def created_digest(facts: CreatedFacts) -> bytes:

@@ -64,15 +64,15 @@ async def get_export_history(connection: Connection, request: GetExportHistory) 
     )
 
 
-def encode_cursor(last: ExportRun, org_id: str) -> str:
-    """The cursor of the page that ends with a run."""
+def encode_cursor(last: ExportRun, scope: str) -> str:
+    """The cursor of the page that ends with a run. `scope` is what the list is of: the organisation."""
     position = Position(last.created_at, last.run_id)
     microseconds = (position.created_at - _EPOCH) // _MICROSECOND
-    packed = _CURSOR.pack(microseconds, position.run_id.bytes, _checksum(position, org_id))
+    packed = _CURSOR.pack(microseconds, position.run_id.bytes, _checksum(position, scope))
     return _encode(packed)
 
 
-def decode_cursor(cursor: str, org_id: str) -> Position:
+def decode_cursor(cursor: str, scope: str) -> Position:
     """Where a cursor points. Raises RequestRefused (INVALID_REQUEST).
 
     The checksum finds accidents, another organisation's cursor among them. It keeps no secret: whoever forges
@@ -84,7 +84,7 @@ def decode_cursor(cursor: str, org_id: str) -> Position:
         position = Position(_EPOCH + microseconds * _MICROSECOND, UUID(bytes=run_id))
     except (binascii.Error, struct.error, ValueError, OverflowError):
         raise _not_a_cursor() from None
-    if checksum != _checksum(position, org_id) or cursor != _encode(packed):
+    if checksum != _checksum(position, scope) or cursor != _encode(packed):
         raise _not_a_cursor()
     return position
 
@@ -93,8 +93,8 @@ def _encode(packed: bytes) -> str:
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
-def _checksum(position: Position, org_id: str) -> bytes:
-    text = f"{position.created_at.isoformat()} {position.run_id} {org_id}"
+def _checksum(position: Position, scope: str) -> bytes:
+    text = f"{position.created_at.isoformat()} {position.run_id} {scope}"
     return hashlib.blake2b(text.encode(), digest_size=_CHECKSUM_BYTES).digest()
 
 
@@ -102,5 +102,5 @@ def _not_a_cursor() -> RequestRefused:
     return RequestRefused(
         ErrorCode.INVALID_REQUEST,
         "the request is not valid",
-        FieldError(field="cursor", message="is not a nextCursor of this organisation's history"),
+        FieldError(field="cursor", message="is not a nextCursor of this list"),
     )

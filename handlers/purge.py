@@ -12,7 +12,9 @@ from schema.events import RUN_PURGED
 from schema.results import ExportRun
 
 from .connection import Connection
-from .events import log_write
+from .event_log import log_write
+from .locking import lock_runs
+from .reservations import free_leases
 from .runs import run_of_row
 
 
@@ -39,8 +41,8 @@ async def plan_purge(connection: Connection, run_id: UUID) -> Purge | None:
 async def purge_run(connection: Connection, run_id: UUID, purged_by: str) -> Purge | None:
     """Remove a run and its claims, and leave a tombstone in the log; None for an unknown run."""
     async with connection.transaction():
-        locked = await connection.fetchrow(sql.query("lock_run"), run_id)
-        assert locked is not None
+        await lock_runs(connection, [run_id])
+        now = await connection.fetchval(sql.query("get_time"))
         purge = await plan_purge(connection, run_id)
         if purge is None:
             return None
@@ -55,9 +57,10 @@ async def purge_run(connection: Connection, run_id: UUID, purged_by: str) -> Pur
             "command",
             run_id,
             purge.run.org_id,
-            locked["now"],
+            now,
             json.dumps(tombstone),
         )
+        await free_leases(connection, [run_id])
         await connection.execute(sql.query("purge_claims"), run_id)
         await connection.execute(sql.query("purge_run"), run_id)
     return purge

@@ -7,9 +7,9 @@ from asyncpg import Record
 import sql
 from schema.events import ClaimOutcome, RunStatus
 from schema.fields import Artifact, Override, RunError, SkippedClaim
-from schema.limits import FOUND_RUNS_MAX
+from schema.limits import FOUND_RUNS_MAX, RUN_OVERRIDES_MAX
 from schema.requests import FindRunsByClaimId, GetExportRunById
-from schema.results import ExportRun, ExportRunOfClaim, ExportRunWithClaims, FoundRuns
+from schema.results import ClaimOverride, ExportRun, ExportRunOfClaim, ExportRunWithClaims, FoundRuns
 
 from .connection import Connection
 from .errors import run_not_found
@@ -22,11 +22,13 @@ async def get_export_run_by_id(connection: Connection, request: GetExportRunById
     row = await connection.fetchrow(sql.query("get_run_with_claims"), request.run_id, request.org_id)
     if row is None:
         raise run_not_found()
+    overrides = await connection.fetch(sql.query("list_overrides"), request.run_id, row["org_id"], RUN_OVERRIDES_MAX)
     skipped = zip(row["skipped_claim_ids"], row["skip_reasons"], strict=True)
     return run_of_row(
         ExportRunWithClaims,
         row,
         claim_ids=row["claim_ids"],
+        claim_overrides=[ClaimOverride(**each) for each in overrides],
         skipped_claims=[SkippedClaim(claim_id=claim_id, reason=reason) for claim_id, reason in skipped],
     )
 

@@ -27,7 +27,10 @@ from schema.results import ExportRun
 
 from .connection import Connection
 from .errors import EventRefused, RequestRefused, run_not_found
-from .events import created_digest, finished_digest, log_write, merge_created, merge_finished
+from .event_log import log_write
+from .events import created_digest, finished_digest, merge_created, merge_finished
+from .locking import lock_runs
+from .reservations import free_leases
 from .runs import run_of_row
 
 _STATUSES_UPWARDS = list(RunStatus)
@@ -86,7 +89,10 @@ async def update_export_run_status(connection: Connection, request: UpdateExport
 
 
 async def delete_export_run(connection: Connection, request: DeleteExportRun) -> ExportRun:
-    """Hide a run from the history; its claims stay exported. Raises RequestRefused (RUN_NOT_FOUND, CONFLICT)."""
+    """Hide a run from the history; what it exported stays exported, what it reserved is freed.
+
+    Raises RequestRefused (RUN_NOT_FOUND, CONFLICT).
+    """
     async with connection.transaction():
         now, stored = await _lock(connection, request.run_id)
         if stored is None or request.org_id not in (None, stored["org_id"]):
@@ -96,15 +102,16 @@ async def delete_export_run(connection: Connection, request: DeleteExportRun) ->
                 raise _conflict("runId", "is deleted already, by somebody else or for another reason")
             return run_of_row(ExportRun, stored)
         await log_write(connection, RUN_DELETED, "request", request.run_id, stored["org_id"], now, request.payload)
+        await free_leases(connection, [request.run_id])
         await connection.execute(sql.query("delete_run"), request.run_id, now, request.deleted_by, request.reason)
         return await _stored_run(connection, request.run_id)
 
 
 async def _lock(connection: Connection, run_id: UUID) -> tuple[datetime, Record | None]:
     """Keep other writers from a run until the transaction ends; the database's time, and what is stored."""
-    locked = await connection.fetchrow(sql.query("lock_run"), run_id)
-    assert locked is not None
-    return locked["now"], await connection.fetchrow(sql.query("get_run_for_update"), run_id)
+    await lock_runs(connection, [run_id])
+    now = await connection.fetchval(sql.query("get_time"))
+    return now, await connection.fetchrow(sql.query("get_run_for_update"), run_id)
 
 
 async def _stored_run(connection: Connection, run_id: UUID) -> ExportRun:

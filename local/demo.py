@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from local.services import Services, services
 from schema import operations
 from schema.events import RUN_CREATED, RUN_FINISHED
-from schema.requests import CheckClaims, FindRunsByClaimId, GetExportHistory
+from schema.requests import CheckClaims, FindRunsByClaimId, GetExportHistory, ListDoubleExports, ReserveClaims
 from worker import tables
 from worker.client import Client, Unreachable, open_client
 from worker.console import out as console
@@ -81,6 +81,14 @@ async def story(running: Services) -> None:
         console.print(
             "hotel-4 was skipped, train-1 was in a run that failed, parking-2 was never seen: they may go out."
         )
+
+        chapter("The race: two exporters ask at the same moment whether parking-2 has gone out, and both hear no")
+        await _race(client, reserving=False)
+        chapter("The same with a reservation before each export")
+        await _race(client, reserving=True)
+        chapter("What went out twice is on record, and was published to export-runs.alerts")
+        doubles = await client.call(operations.LIST_DOUBLE_EXPORTS, ListDoubleExports(org_id=ORG))
+        tables.show_double_exports(console, doubles)
 
         chapter("An auditor: which runs carried train-1?")
         found = await client.call(operations.FIND_RUNS_BY_CLAIM_ID, FindRunsByClaimId(claim_id="train-1", org_id=ORG))
@@ -151,6 +159,46 @@ async def _publish_the_day(client: Client) -> int:
         "an event that nobody can date",
     )
     return 3
+
+
+async def _race(client: Client, *, reserving: bool) -> None:
+    """Two exporters want the same claim; each looks first, then pays."""
+    claim_id = "parking-3" if reserving else "parking-2"
+    runs = [uuid4(), uuid4()]
+
+    async def may_export(run_id: UUID) -> bool:
+        if reserving:
+            request = ReserveClaims(org_id=ORG, run_id=run_id, claim_ids=[claim_id])
+            return (await client.call(operations.RESERVE_CLAIMS, request)).granted == [claim_id]
+        asked = CheckClaims(org_id=ORG, claim_ids=[claim_id])
+        return (await client.call(operations.CHECK_CLAIMS, asked)).unexported == [claim_id]
+
+    allowed = await asyncio.gather(*(may_export(run_id) for run_id in runs))
+    for run_id, allows in zip(runs, allowed, strict=True):
+        heard = ("granted" if allows else "refused") if reserving else ("not exported" if allows else "exported")
+        console.print(f"  {str(run_id)[:8]} hears: {heard}{' and pays' if allows else ''}")
+        if allows:
+            finished = {
+                "eventId": str(uuid4()),
+                "schemaVersion": 1,
+                "occurredAt": datetime.now(UTC).isoformat(),
+                "runId": str(run_id),
+                "orgId": ORG,
+                "status": "completed",
+                "claimIds": [claim_id],
+            }
+            await client.publish_event(RUN_FINISHED, json.dumps(finished).encode())
+    await _until_exported(client, claim_id, sum(allowed))
+    console.print(f"  {claim_id} went out {'once' if sum(allowed) == 1 else 'twice'}")
+
+
+async def _until_exported(client: Client, claim_id: str, times: int) -> None:
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while True:
+            checked = await client.call(operations.CHECK_CLAIMS, CheckClaims(org_id=ORG, claim_ids=[claim_id]))
+            if checked.exported and len(checked.exported[0].runs) == times:
+                return
+            await asyncio.sleep(POLL_S)
 
 
 async def _until_answered(settings: BrokerSettings) -> None:

@@ -24,6 +24,20 @@ EVENT_CLAIMS_MAX: Final = 50_000
 CHECK_CLAIMS_MAX: Final = 10_000
 """Claims in one `check-claims`."""
 
+RESERVE_CLAIMS_MAX: Final = 10_000
+"""Claims in one `reserve-claims` or `release-claims`."""
+
+LEASE_TTL_S_MAX: Final = 86_400
+LEASE_TTL_S_DEFAULT: Final = 900
+
+RUN_OVERRIDES_MAX: Final = 10_000
+"""Overrides that `get-export-run-by-id` returns at most."""
+
+DOUBLE_EXPORTS_PAGE_MAX: Final = 200
+DOUBLE_EXPORTS_PAGE_DEFAULT: Final = 20
+
+STALE_RUN_AGE_S_MAX: Final = 10 * 365 * 86_400
+
 HISTORY_PAGE_RUNS_MAX: Final = 200
 HISTORY_PAGE_RUNS_DEFAULT: Final = 20
 

@@ -7,6 +7,8 @@ RPC_EXCHANGE: Final = "export-runs.rpc"
 DEAD_LETTER_EXCHANGE: Final = "export-runs.dead-letter"
 UNROUTABLE_EXCHANGE: Final = "export-runs.unroutable"
 UNROUTABLE_QUEUE: Final = "export-runs.unroutable"
+ALERTS_EXCHANGE: Final = "export-runs.alerts"
+ALERTS_QUEUE: Final = "export-runs.alerts"
 
 CONTENT_TYPE: Final = "application/json"
 

@@ -11,9 +11,25 @@ from .requests import (
     FindRunsByClaimId,
     GetExportHistory,
     GetExportRunById,
+    ListDoubleExports,
+    ListStaleRuns,
+    ReleaseClaims,
+    ReserveClaims,
+    ResolveDoubleExport,
     UpdateExportRunStatus,
 )
-from .results import CheckedClaims, ExportHistory, ExportRun, ExportRunWithClaims, FoundRuns
+from .results import (
+    CheckedClaims,
+    DoubleExport,
+    DoubleExports,
+    ExportHistory,
+    ExportRun,
+    ExportRunWithClaims,
+    FoundRuns,
+    ReleasedClaims,
+    ReservedClaims,
+    StaleRuns,
+)
 
 Request = TypeVar("Request", bound=WireModel)
 Result = TypeVar("Result", bound=WireModel)
@@ -35,6 +51,11 @@ GET_EXPORT_RUN_BY_ID: Final = Operation("get-export-run-by-id", GetExportRunById
 FIND_RUNS_BY_CLAIM_ID: Final = Operation("find-runs-by-claim-id", FindRunsByClaimId, FoundRuns)
 CHECK_CLAIMS: Final = Operation("check-claims", CheckClaims, CheckedClaims)
 DELETE_EXPORT_RUN: Final = Operation("delete-export-run", DeleteExportRun, ExportRun)
+RESERVE_CLAIMS: Final = Operation("reserve-claims", ReserveClaims, ReservedClaims)
+RELEASE_CLAIMS: Final = Operation("release-claims", ReleaseClaims, ReleasedClaims)
+LIST_DOUBLE_EXPORTS: Final = Operation("list-double-exports", ListDoubleExports, DoubleExports)
+RESOLVE_DOUBLE_EXPORT: Final = Operation("resolve-double-export", ResolveDoubleExport, DoubleExport)
+LIST_STALE_RUNS: Final = Operation("list-stale-runs", ListStaleRuns, StaleRuns)
 
 OPERATIONS: Final = (
     CREATE_EXPORT_RUN,
@@ -44,4 +65,9 @@ OPERATIONS: Final = (
     FIND_RUNS_BY_CLAIM_ID,
     CHECK_CLAIMS,
     DELETE_EXPORT_RUN,
+    RESERVE_CLAIMS,
+    RELEASE_CLAIMS,
+    LIST_DOUBLE_EXPORTS,
+    RESOLVE_DOUBLE_EXPORT,
+    LIST_STALE_RUNS,
 )

@@ -1,5 +1,6 @@
 """The requests (DESIGN section 2, table of operations)."""
 
+from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
@@ -7,7 +8,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from . import limits
 from .events import CreatedFacts, FinishedFacts, RunStatus
-from .fields import Name, Prose, Time, WireModel
+from .fields import Name, Override, Prose, Time, WireModel
 
 
 class CreateExportRun(CreatedFacts):
@@ -68,6 +69,63 @@ class CheckClaims(WireModel):
 
     org_id: Name
     claim_ids: Annotated[list[Name], Field(min_length=1, max_length=limits.CHECK_CLAIMS_MAX)]
+
+
+class ReservationMode(StrEnum):
+    """What becomes of a reservation of which a part cannot be granted."""
+
+    ALL_OR_NOTHING = "all-or-nothing"
+    AVAILABLE = "available"
+
+
+class ReserveClaims(WireModel):
+    """Lease claims to a run that is about to export them, for `ttl_seconds`. Repeated, it renews the lease.
+
+    `override` grants claims that have been exported already; `take_expired` those whose holder's lease has run out.
+    """
+
+    org_id: Name
+    run_id: UUID
+    claim_ids: Annotated[list[Name], Field(min_length=1, max_length=limits.RESERVE_CLAIMS_MAX)]
+    ttl_seconds: Annotated[int, Field(ge=1, le=limits.LEASE_TTL_S_MAX)] = limits.LEASE_TTL_S_DEFAULT
+    mode: ReservationMode = ReservationMode.ALL_OR_NOTHING
+    override: Override | None = None
+    take_expired: bool = False
+
+
+class ReleaseClaims(WireModel):
+    """Free what a run has reserved: these claims, or all. Safe to repeat."""
+
+    org_id: Name
+    run_id: UUID
+    claim_ids: Annotated[list[Name], Field(min_length=1, max_length=limits.RESERVE_CLAIMS_MAX)] | None = None
+
+
+class ListDoubleExports(WireModel):
+    """One page of an organisation's double exports, newest first: all, or only those resolved or not."""
+
+    org_id: Name
+    limit: Annotated[int, Field(ge=1, le=limits.DOUBLE_EXPORTS_PAGE_MAX)] = limits.DOUBLE_EXPORTS_PAGE_DEFAULT
+    cursor: Annotated[str, StringConstraints(max_length=limits.CURSOR_CHARS_MAX)] | None = None
+    resolved: bool | None = None
+
+
+class ResolveDoubleExport(WireModel):
+    """Note that somebody has dealt with a double export. Safe to repeat."""
+
+    id: Annotated[int, Field(ge=1, le=limits.INT64_MAX)]
+    resolved_by: Name
+    note: Prose
+    org_id: Name | None = None
+
+
+class ListStaleRuns(WireModel):
+    """One page of the runs that started so long ago and have not ended, oldest first."""
+
+    org_id: Name | None = None
+    older_than_seconds: Annotated[int, Field(ge=1, le=limits.STALE_RUN_AGE_S_MAX)]
+    limit: Annotated[int, Field(ge=1, le=limits.HISTORY_PAGE_RUNS_MAX)] = limits.HISTORY_PAGE_RUNS_DEFAULT
+    cursor: Annotated[str, StringConstraints(max_length=limits.CURSOR_CHARS_MAX)] | None = None
 
 
 class DeleteExportRun(WireModel):

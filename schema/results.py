@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
+from enum import StrEnum
 from uuid import UUID
 
 from .events import ClaimOutcome, RunStatus
@@ -37,11 +38,25 @@ class ExportRun(WireModel):
     has_conflict: bool
 
 
+class ClaimOverride(WireModel):
+    """A claim that a run may export although an earlier run has: by whose word, and why."""
+
+    claim_id: str
+    earlier_run_id: UUID
+    reason: str
+    approved_by: str
+    granted_at: datetime
+
+
 class ExportRunWithClaims(ExportRun):
-    """One run with the claims it exported or attempted, and those it skipped, in the order of their ids."""
+    """One run with the claims it exported or attempted, those it skipped, and the overrides it was granted.
+
+    Each in the order of the claims' ids.
+    """
 
     claim_ids: list[str]
     skipped_claims: list[SkippedClaim]
+    claim_overrides: list[ClaimOverride]
 
 
 class ExportRunOfClaim(ExportRun):
@@ -86,8 +101,91 @@ class ExportedClaim:
     runs: list[ExportedBy]
 
 
+@dataclass(slots=True)
+class ReservedClaim:
+    """A claim that a run has reserved. One whose lease has expired stays reserved: its holder may be slow."""
+
+    __pydantic_config__ = WireModel.model_config
+
+    claim_id: str
+    run_id: UUID
+    expires_at: datetime
+
+
 class CheckedClaims(WireModel):
-    """Every claim asked for, once, in the order asked."""
+    """Every claim asked for, once, in one of the three lists, each in the order asked."""
 
     exported: list[ExportedClaim]
+    reserved: list[ReservedClaim]
     unexported: list[str]
+
+
+class ConflictReason(StrEnum):
+    """Why a claim cannot be reserved."""
+
+    EXPORTED = "exported"
+    RESERVED = "reserved"
+    EXPIRED = "expired"
+
+
+@dataclass(slots=True)
+class ClaimConflict:
+    """A claim that cannot be reserved: the run that exported it first, or that holds it, and until when."""
+
+    __pydantic_config__ = WireModel.model_config
+
+    claim_id: str
+    reason: ConflictReason
+    run_id: UUID
+    expires_at: datetime | None
+
+
+class ReservedClaims(WireModel):
+    """What was granted, and what not, each in the order asked. With nothing granted there is no lease to speak of."""
+
+    granted: list[str]
+    conflicts: list[ClaimConflict]
+    expires_at: datetime | None
+    fencing_token: int | None
+
+
+class ReleasedClaims(WireModel):
+    """How many claims were freed."""
+
+    released_count: int
+
+
+class DoubleExportFoundBy(StrEnum):
+    """How a double export was found."""
+
+    ANOTHER_RUN = "another-run"
+    REPEATED_IN_RUN = "repeated-in-run"
+
+
+class DoubleExport(WireModel):
+    """A claim that went out twice. `first_run_id` is the run that was known to have exported it."""
+
+    id: int
+    org_id: str
+    claim_id: str
+    first_run_id: UUID
+    second_run_id: UUID
+    found_by: DoubleExportFoundBy
+    detected_at: datetime
+    resolved_at: datetime | None
+    resolved_by: str | None
+    note: str | None
+
+
+class DoubleExports(WireModel):
+    """A page of double exports, newest first. `next_cursor` is null on the last page."""
+
+    double_exports: list[DoubleExport]
+    next_cursor: str | None
+
+
+class StaleRuns(WireModel):
+    """A page of runs that have not ended, oldest first. `next_cursor` is null on the last page."""
+
+    runs: list[ExportRun]
+    next_cursor: str | None

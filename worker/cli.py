@@ -28,6 +28,9 @@ from schema.requests import (
     FindRunsByClaimId,
     GetExportHistory,
     GetExportRunById,
+    ListDoubleExports,
+    ListStaleRuns,
+    ResolveDoubleExport,
 )
 from worker import tables
 from worker.app import run_worker
@@ -41,7 +44,7 @@ from worker.settings import BrokerSettings, DatabaseSettings, WorkerSettings
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done, 1 refused, 2 wrong usage or environment, 3 a service does not answer, "
-    "4 (claims check) at least one claim has gone out."
+    "4 (claims check) at least one claim has gone out or is reserved."
 )
 
 Request = TypeVar("Request", bound=WireModel)
@@ -55,7 +58,9 @@ app = typer.Typer(
     add_completion=False,
 )
 claims = typer.Typer(help="Ask about claims.", no_args_is_help=True)
+double_exports = typer.Typer(help="Look at the claims that went out twice.", no_args_is_help=True)
 app.add_typer(claims, name="claims")
+app.add_typer(double_exports, name="double-exports")
 app.add_typer(dead_letters, name="dead-letters")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, as in the contract.")]
@@ -169,11 +174,11 @@ def check(
     claim_ids: Annotated[list[str], typer.Argument(metavar="CLAIM...", help="The claims.")],
     as_json: AsJson = False,
 ) -> None:
-    """Ask which claims have already gone out. Exits with 4 if any has, with 0 if none has."""
+    """Ask which claims have already gone out, or are reserved. Exits with 4 if any is, with 0 if none is."""
     request = _request(CheckClaims, orgId=org, claimIds=claim_ids)
     checked = _ask(operations.CHECK_CLAIMS, request)
     _show(checked, as_json, tables.show_checked_claims)
-    if checked.exported:
+    if checked.exported or checked.reserved:
         raise typer.Exit(Exit.EXPORTED)
 
 
@@ -186,6 +191,46 @@ def find(
     """Find every run that carried a claim."""
     request = _request(FindRunsByClaimId, claimId=claim_id, orgId=org)
     _show(_ask(operations.FIND_RUNS_BY_CLAIM_ID, request), as_json, tables.show_found_runs)
+
+
+@double_exports.command("list")
+def list_double_exports(
+    org: Annotated[str, typer.Argument(help="The organisation.")],
+    limit: Annotated[int, typer.Option(help="Double exports on a page.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    resolved: Annotated[bool | None, typer.Option("--resolved/--unresolved", help="Only these.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the claims that went out twice, newest first."""
+    request = _request(ListDoubleExports, orgId=org, limit=limit, cursor=cursor, resolved=resolved)
+    _show(_ask(operations.LIST_DOUBLE_EXPORTS, request), as_json, tables.show_double_exports)
+
+
+@double_exports.command()
+def resolve(
+    number: Annotated[int, typer.Argument(metavar="ID", help="Its number in the list.")],
+    note: Annotated[str, typer.Option(help="What was done about it.")],
+    resolved_by: Annotated[str | None, typer.Option("--by", help="Who did it; you, if not given.")] = None,
+    org: Org = None,
+    as_json: AsJson = False,
+) -> None:
+    """Note that a double export has been dealt with. Safe to repeat."""
+    who = resolved_by or getpass.getuser()
+    request = _request(ResolveDoubleExport, id=number, resolvedBy=who, note=note, orgId=org)
+    _show(_ask(operations.RESOLVE_DOUBLE_EXPORT, request), as_json, tables.show_double_export)
+
+
+@app.command()
+def stale(
+    older_than_s: Annotated[int, typer.Option("--older-than-s", help="Seconds since they started.")] = 86_400,
+    org: Annotated[str | None, typer.Option("--org", help="Only this organisation's.")] = None,
+    limit: Annotated[int, typer.Option(help="Runs on a page.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs that started long ago and have not ended, oldest first."""
+    request = _request(ListStaleRuns, olderThanSeconds=older_than_s, orgId=org, limit=limit, cursor=cursor)
+    _show(_ask(operations.LIST_STALE_RUNS, request), as_json, tables.show_stale_runs)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from handlers import claims, events, history, runs, writes
+from handlers import claims, double_exports, events, history, reservations, runs, stale_runs, writes
 from handlers.connection import Connection
 from schema import operations
 from schema.events import EVENTS, RUN_CREATED, RUN_FINISHED, RunCreated, RunFinished
@@ -72,18 +72,25 @@ REQUEST_ROUTES: Final[tuple[RequestRoute[Any, Any], ...]] = (
         queries_max=4,
         held_max=128,
     ),
-    one_a_query(operations.FIND_RUNS_BY_CLAIM_ID, runs.find_runs_by_claim_id, queries_max=4),
-    one_a_query(operations.GET_EXPORT_RUN_BY_ID, runs.get_export_run_by_id, queries_max=4),
+    one_a_query(operations.RESERVE_CLAIMS, reservations.reserve_claims, queries_max=4),
+    one_a_query(operations.RELEASE_CLAIMS, reservations.release_claims, queries_max=2),
+    one_a_query(operations.FIND_RUNS_BY_CLAIM_ID, runs.find_runs_by_claim_id, queries_max=2),
+    one_a_query(operations.GET_EXPORT_RUN_BY_ID, runs.get_export_run_by_id, queries_max=2),
     one_a_query(operations.GET_EXPORT_HISTORY, history.get_export_history, queries_max=4),
     one_a_query(operations.CREATE_EXPORT_RUN, writes.create_export_run, queries_max=2),
     one_a_query(operations.UPDATE_EXPORT_RUN_STATUS, writes.update_export_run_status, queries_max=2),
-    one_a_query(operations.DELETE_EXPORT_RUN, writes.delete_export_run, queries_max=2),
+    one_a_query(operations.DELETE_EXPORT_RUN, writes.delete_export_run, queries_max=1),
+    one_a_query(operations.LIST_DOUBLE_EXPORTS, double_exports.list_double_exports, queries_max=1),
+    one_a_query(operations.RESOLVE_DOUBLE_EXPORT, double_exports.resolve_double_export, queries_max=1),
+    one_a_query(operations.LIST_STALE_RUNS, stale_runs.list_stale_runs, queries_max=1),
 )
 
 WRITES_MAX: Final = 2
 """Batches of an event queue under way at once: one is decoded while PostgreSQL writes the other."""
 
-DATABASE_CONNECTIONS_MAX: Final = WRITES_MAX * len(EVENT_ROUTES) + sum(route.queries_max for route in REQUEST_ROUTES)
+DATABASE_CONNECTIONS_MAX: Final = (
+    WRITES_MAX * len(EVENT_ROUTES) + sum(route.queries_max for route in REQUEST_ROUTES) + len(("alerts", "stale runs"))
+)
 """One for every write and every query that can be under way: nobody waits for a connection."""
 
 assert {route.event_type for route in EVENT_ROUTES} == set(EVENTS)

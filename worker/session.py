@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from worker.alerts import publish_alerts
 from worker.amqp import SessionLost, flush, is_being_cancelled, open_link
 from worker.backoff import delays_s
 from worker.database import Database, Pool
@@ -21,6 +22,7 @@ from worker.logs import describe
 from worker.requests import RequestServer
 from worker.routes import EVENT_ROUTES, REQUEST_ROUTES
 from worker.settings import WorkerSettings
+from worker.stale_runs import warn_of_stale_runs
 from worker.topology import TopologyMismatch, declare
 
 STEADY_SESSION_S: Final = 5
@@ -94,7 +96,11 @@ async def run_session(settings: WorkerSettings, database: Database, stopping: as
         ]
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(_raise_when(lost))
-            running = [tasks.create_task(worker.run(stopping)) for worker in workers]
+            running = [
+                *(tasks.create_task(worker.run(stopping)) for worker in workers),
+                tasks.create_task(publish_alerts(publishing, database, stopping)),
+                tasks.create_task(warn_of_stale_runs(database, settings.stale_run_s, stopping)),
+            ]
             log.info("session_started")
             await asyncio.gather(*running)
             watch.cancel()

@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from schema.limits import STALE_RUN_AGE_S_MAX
+
 STATEMENT_TIMEOUT_MAX_S: Final = 10
 
 _ENVIRONMENT = SettingsConfigDict(env_prefix="EXPORT_RUNS_", frozen=True, hide_input_in_errors=True)
@@ -60,6 +62,9 @@ class WorkerSettings(BrokerSettings, DatabaseSettings):
 
     reply_queue_prefixes: Annotated[tuple[str, ...], NoDecode] = ("reply.",)
     """Comma-separated. Replies go to direct reply-to, to server-named queues, and to queues named like this."""
+
+    stale_run_s: Annotated[int, Field(ge=1, le=STALE_RUN_AGE_S_MAX)] = 86_400
+    """The log warns of runs that started so long ago and have not ended."""
 
     shutdown_s: Annotated[float, Field(gt=0, le=600)] = 20
     """How long finishing what is in hand may take after SIGTERM or SIGINT."""

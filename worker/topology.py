@@ -25,6 +25,9 @@ EVENT_QUEUE_LENGTH_MAX: Final = 10_000_000
 DEAD_LETTER_QUEUE_LENGTH_MAX: Final = 1_000_000
 """Past these the broker refuses what is published, and a confirming publisher hears it."""
 
+ALERTS_QUEUE_LENGTH_MAX: Final = 1_000_000
+"""Past this alerts wait in the database."""
+
 RPC_QUEUE_LENGTH_MAX: Final = 10_000
 RPC_QUEUE_TTL_MS: Final = 30_000
 """A request that nobody can still be waiting for disappears."""
@@ -62,6 +65,7 @@ EXCHANGES: Final = (
     Exchange(names.EVENTS_EXCHANGE, "topic", {"alternate-exchange": names.UNROUTABLE_EXCHANGE}),
     Exchange(names.RPC_EXCHANGE, "topic"),
     Exchange(names.DEAD_LETTER_EXCHANGE, "topic"),
+    Exchange(names.ALERTS_EXCHANGE, "topic"),
 )
 
 
@@ -96,6 +100,20 @@ def _dead_letter_queue(name: str, exchange: str, routing_key: str) -> Queue:
     )
 
 
+def _alerts_queue() -> Queue:
+    return Queue(
+        names.ALERTS_QUEUE,
+        names.ALERTS_EXCHANGE,
+        "#",
+        {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
+            "x-max-length": ALERTS_QUEUE_LENGTH_MAX,
+            "x-overflow": "reject-publish",
+        },
+    )
+
+
 def _rpc_queue(operation: str) -> Queue:
     return Queue(
         names.rpc_queue(operation),
@@ -118,6 +136,7 @@ QUEUES: Final = (
         for event_type in EVENTS
     ),
     *(_event_queue(event_type) for event_type in EVENTS),
+    _alerts_queue(),
     *(_rpc_queue(operation.name) for operation in OPERATIONS),
 )
 """In an order in which nothing that is dead-lettered or unroutable finds its queue missing."""

@@ -70,6 +70,7 @@ async def test_a_run_from_start_to_end(worker: None, wire: Wire) -> None:
         "externalAckId": "ack-7",
         "claimIds": ["c-1", "c-2"],
         "skippedClaims": [{"claimId": "c-3", "reason": "no receipt"}],
+        "claimOverrides": [],
     }
 
 

@@ -39,7 +39,7 @@ async def test_an_exporter_publishes(settings: WorkerSettings, wire: Wire) -> No
 @pytest.mark.usefixtures("worker")
 async def test_the_guard_asks(settings: WorkerSettings) -> None:
     answer = await run_example(settings, "The guard asks")
-    assert answer == "{'ok': True, 'result': {'exported': [], 'unexported': ['taxi-17', 'hotel-4']}}\n"
+    assert answer == "{'ok': True, 'result': {'exported': [], 'reserved': [], 'unexported': ['taxi-17', 'hotel-4']}}\n"
 
 
 def test_every_setting_is_in_the_table() -> None:

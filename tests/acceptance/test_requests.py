@@ -37,6 +37,7 @@ async def test_a_run_by_request(wire: Wire, connection: Connection) -> None:
             }
             for claim_id in ("c-2", "c-1")
         ],
+        "reserved": [],
         "unexported": ["c-9"],
     }
     logged = await connection.fetch(
@@ -107,11 +108,13 @@ async def test_one_organisation_learns_nothing_of_another(wire: Wire) -> None:
         ("get-export-run-by-id", other),
         ("update-export-run-status", {**other, "status": "completed", "claimIds": []}),
         ("delete-export-run", {**other, "deletedBy": "eve", "reason": "curious"}),
+        ("reserve-claims", {**other, "claimIds": ["c-2"]}),
     ):
         assert (await wire.error(operation, body))["code"] == "RUN_NOT_FOUND"
     assert (await wire.result("find-runs-by-claim-id", claimId="c-1", orgId="org-2"))["runs"] == []
     assert await wire.result("check-claims", orgId="org-2", claimIds=["c-1"]) == {
         "exported": [],
+        "reserved": [],
         "unexported": ["c-1"],
     }
     assert (await wire.result("get-export-history", orgId="org-2")) == {
@@ -148,7 +151,7 @@ async def test_ordinary_reply_queues(wire: Wire, queue_name: str) -> None:
     await rpc.publish(request, "check-claims")
     reply = await replies.get(timeout=WAIT_S, fail=False) or await _next(replies)
     assert reply.correlation_id == "mine"
-    assert json.loads(reply.body) == {"ok": True, "result": {"exported": [], "unexported": ["c-1"]}}
+    assert json.loads(reply.body) == {"ok": True, "result": {"exported": [], "reserved": [], "unexported": ["c-1"]}}
 
 
 async def _next(queue: aio_pika.abc.AbstractQueue) -> aio_pika.abc.AbstractIncomingMessage:

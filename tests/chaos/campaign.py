@@ -16,6 +16,7 @@ from tests.chaos.exporters import Counts, Poisoner, Publisher, export
 from tests.chaos.faults import EVENT_QUEUES, Faults, schedule
 from tests.chaos.guard import Guard
 from tests.chaos.ledger import Ledger
+from tests.chaos.reservers import reserve
 from tests.chaos.world import World, world
 
 FIRST_ANSWER_TIMEOUT_S: Final = 60
@@ -38,6 +39,7 @@ class Options:
     exporters: int = 4
     guards: int = 4
     poisoners: int = 3
+    reservers: int = 4
     malformed_frames: bool = True
     longest_fault_s: float = 6.0
     calm_s: float = 0.5
@@ -149,6 +151,15 @@ class Campaign:
                 for number in range(options.poisoners)
             ),
             *(
+                reserve(
+                    self.guard,
+                    self._publisher(f"reserver publisher {number}"),
+                    Story(self._random(f"reserver {number}"), self._claims),
+                    self._stopping,
+                )
+                for number in range(options.reservers)
+            ),
+            *(
                 self.guard.watch(
                     self._claims,
                     lambda: [run for story in self._stories for run in story.recent_runs],
@@ -205,16 +216,27 @@ class Campaign:
                 while True:
                     while any([await self._admin.count(queue) != 0 for queue in EVENT_QUEUES]):
                         await asyncio.sleep(0.1)
+                    while await self._alerts_wait():
+                        await asyncio.sleep(0.1)
                     # What a worker has in hand it finishes or gives back when it is told to stop.
                     for worker in self._world.workers:
                         async with worker.lock:
                             await worker.terminate()
-                    if not any([await self._admin.count(queue) != 0 for queue in EVENT_QUEUES]):
+                    left = any([await self._admin.count(queue) != 0 for queue in EVENT_QUEUES])
+                    if not left and not await self._alerts_wait():
                         return True
                     for worker in self._world.workers:
                         worker.start()
         except TimeoutError:
             return False
+
+    async def _alerts_wait(self) -> bool:
+        """Whether some are still to be published."""
+        async with self._world.admin() as connection:
+            wait: bool = await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM double_exports WHERE published_at IS NULL)"
+            )
+            return wait
 
     async def _inject(self, faults: Faults, kind: str, offset_s: float) -> None:
         await asyncio.sleep(offset_s)

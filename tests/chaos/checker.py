@@ -9,6 +9,9 @@ with its body and the right reason, and nothing but poison may be there. Deliver
 second copy of one attempt is in order where a fault lay between the two (by `x-failed-at`, with a second's
 grace); anywhere else it is doubled.
 
+**Double exports.** For every two runs that exported one claim, by what is stored, there is one record, and at
+least one alert; those of one claim came in the order of their ids.
+
 **Replies.** A reply must have been true at some moment between the request and the reply. What is stored,
 stays; so there is such a moment if and only if the reply says no less than was certainly stored when the
 request was noted, before it was sent, and no more than can have been stored when the reply was noted, after
@@ -20,6 +23,7 @@ it had come.
   exported it.
 - get-export-run-by-id has a status that was published and is no lower than proven, all claims proven, and
   none that was not published; RUN_NOT_FOUND is right only for a run not proven.
+- reserve-claims grants no claim that another run held all the while (leases.py).
 - UNAVAILABLE is always right; every other error is wrong.
 
 In calm (no fault on or not yet recovered from) a request that got no answer must get one when it is
@@ -34,14 +38,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 
-from tests.chaos import dead_letters
+from tests.chaos import alerts, dead_letters
 from tests.chaos.dead_letters import DeadLetter
+from tests.chaos.leases import Leases
 from tests.chaos.ledger import Record, read
 from tests.chaos.rules import STATUSES, claims_of, run_of
 
@@ -115,6 +120,7 @@ class Book:
         self.confirmed_poison: set[str] = set()
         self.faults: list[Fault] = []
         self.wall_minus_t = 0.0
+        self.leases = Leases()
         self.asked = 0
         self.answered = 0
         self._exporting: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -166,7 +172,7 @@ class Book:
         self.verdict.facts["unanswered in calm"] = calm
 
     def _start(self, record: Record, offset: int) -> None:
-        self.wall_minus_t = record["wall"] - record["t"]
+        self.wall_minus_t = self.leases.wall_minus_t = record["wall"] - record["t"]
 
     def _publish(self, record: Record, offset: int) -> None:
         key = record["key"]
@@ -183,6 +189,7 @@ class Book:
         run.events.append(key)
         run.org = event["orgId"]
         if event_type == "run-finished":
+            self.leases.note_finished(event["runId"], self.sent[key].first_t)
             run.statuses.add(event["status"])
             run.claims.update(event["claimIds"], (each["claimId"] for each in event.get("skippedClaims", [])))
             if event["status"] != "failed":
@@ -201,6 +208,8 @@ class Book:
     def _ask(self, record: Record, offset: int) -> None:
         self.asked += 1
         self._asks[record["id"]] = record
+        if record["op"] in ("reserve-claims", "release-claims"):
+            self.leases.note_asked(record)
 
     def _unsent(self, record: Record, offset: int) -> None:
         del self._asks[record["id"]]
@@ -215,8 +224,13 @@ class Book:
         self._first_reply_t = min(self._first_reply_t, record["t"])
         if not reply["ok"] and reply["error"]["code"] == "UNAVAILABLE":
             return
-        judge = self._judge_claims if ask["op"] == "check-claims" else self._judge_run
-        for complaint in judge(ask, reply, record["t"]):
+        judges = {
+            "check-claims": self._judge_claims,
+            "get-export-run-by-id": self._judge_run,
+            "reserve-claims": self.leases.judge_reservation,
+            "release-claims": self.leases.judge_release,
+        }
+        for complaint in judges[ask["op"]](ask, reply, record["t"]):
             self.verdict.blame("wrong reply", f"{complaint}, asked at {ask['t']}: {json.dumps(ask['request'])[:300]}")
 
     def _judge_claims(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
@@ -224,11 +238,13 @@ class Book:
             yield f"error {reply['error']['code']}"
             return
         org, asked = ask["request"]["orgId"], ask["request"]["claimIds"]
-        exported, unexported = reply["exported"], reply["unexported"]
-        if [c for c in asked if c in exported] != list(exported) or [
-            c for c in asked if c not in exported
-        ] != unexported:
+        exported = reply["exported"]
+        lists = list(exported), reply["reserved"], reply["unexported"]
+        told = sorted(claim for each in lists for claim in each)
+        if told != sorted(asked) or any([claim for claim in asked if claim in each] != each for each in lists):
             yield "not each claim once in the order asked"
+        if impossible := [c for c in reply["reserved"] if not self.leases.asked_for(org, c)]:
+            yield f"nobody asked to reserve {impossible}"
         for claim in asked:
             named = set(exported.get(claim, ()))
             proven = self._proven[org, claim]
@@ -291,7 +307,10 @@ async def check(
         connection = await asyncpg.connect(database_url)
         try:
             stored = await _judge_log(connection, book, bodies)
-            await _judge_runs(connection, book, stored, bodies)
+            exporting = await _judge_runs(connection, book, stored, bodies)
+            await _judge_double_exports(connection, await alerts.all_of_them(amqp_url), exporting, verdict)
+            verdict.facts["claims granted"] = book.leases.granted
+            verdict.facts["claims refused"] = book.leases.refused
             deadlocks = await connection.fetchval("SELECT sum(deadlocks)::int FROM pg_stat_database")
         finally:
             await connection.close()
@@ -394,9 +413,11 @@ async def _judge_runs(
     book: Book,
     stored: dict[str, list[str]],
     bodies: Bodies,
-) -> None:
+) -> dict[tuple[str, str], set[str]]:
+    """Returns, by organisation and claim, the runs that exported it by what is stored."""
     missing = set(stored)
     claims_found = 0
+    exporting: dict[tuple[str, str], set[str]] = defaultdict(set)
     async with connection.transaction():
         async for row in connection.cursor(
             "SELECT *, (SELECT json_agg(json_build_array(claim_id, org_id, outcome, skip_reason))"
@@ -415,6 +436,9 @@ async def _judge_runs(
             claims_found += len(claims)
             for complaint in _compare(row, claims, events):
                 book.verdict.blame("wrong in the store", f"run {run_id}: {complaint}")
+            for claim, (outcome, _) in claims_of(events).items():
+                if outcome == "exported":
+                    exporting[row["org_id"], claim].add(run_id)
         in_all = await connection.fetchval("SELECT count(*) FROM export_run_claims")
     if in_all != claims_found:
         book.verdict.blame("wrong in the store", f"{in_all - claims_found} claims of runs that do not exist")
@@ -422,6 +446,41 @@ async def _judge_runs(
         book.verdict.blame("wrong in the store", f"run {run_id} is missing, though events of it are stored")
     book.verdict.facts["runs stored"] = len(stored) - len(missing)
     book.verdict.facts["claims stored"] = in_all
+    return exporting
+
+
+async def _judge_double_exports(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    published: list[Json],
+    exporting: dict[tuple[str, str], set[str]],
+    verdict: Verdict,
+) -> None:
+    """Every pair of runs that exported one claim is on record once, and was published; and no other."""
+    wanted = {(org, claim, *sorted(pair)) for (org, claim), runs in exporting.items() for pair in combinations(runs, 2)}
+    rows = await connection.fetch("SELECT * FROM double_exports ORDER BY id")
+    found = Counter(_pair(row["org_id"], row["claim_id"], row["first_run_id"], row["second_run_id"]) for row in rows)
+    for pair in wanted - found.keys():
+        verdict.blame("double export missing", f"{pair}")
+    for pair, count in found.items():
+        if pair not in wanted or count > 1:
+            verdict.blame("double export wrong", f"{pair}, {count} times")
+    heard = [_pair(alert["orgId"], alert["claimId"], alert["firstRunId"], alert["secondRunId"]) for alert in published]
+    for pair in wanted - set(heard):
+        verdict.blame("alert lost", f"{pair}")
+    latest: dict[tuple[str, str], int] = {}
+    seen: set[int] = set()
+    for alert in published:
+        key = alert["orgId"], alert["claimId"]
+        if alert["id"] not in seen and alert["id"] < latest.get(key, 0):
+            verdict.blame("alerts out of order", f"{alert}")
+        latest[key] = max(latest.get(key, 0), alert["id"])
+        seen.add(alert["id"])
+    verdict.facts["double exports"] = len(rows)
+    verdict.facts["alerts"] = len(published)
+
+
+def _pair(org: str, claim: str, first: object, second: object) -> tuple[str, ...]:
+    return (org, claim, *sorted((str(first), str(second))))
 
 
 def _compare(row: asyncpg.Record, claims: list[list[str]], events: list[tuple[str, Json]]) -> Iterable[str]:

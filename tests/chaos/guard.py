@@ -110,4 +110,5 @@ def _shortened(reply: Json) -> Json:
     if "exported" not in reply.get("result", {}):
         return reply
     exported = {each["claimId"]: [run["runId"] for run in each["runs"]] for each in reply["result"]["exported"]}
-    return {"ok": True, "exported": exported, "unexported": reply["result"]["unexported"]}
+    reserved = [each["claimId"] for each in reply["result"]["reserved"]]
+    return {"ok": True, "exported": exported, "reserved": reserved, "unexported": reply["result"]["unexported"]}

@@ -1,6 +1,8 @@
 """The checker finds what is wrong in a ledger that we write ourselves, and nothing else."""
 
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,27 @@ def asked(ident: str, *claims: str, **more: Any) -> Line:
 
 def told(ident: str, exported: dict[str, list[str]], *unexported: str) -> Line:
     """Its answer."""
-    return "reply", {"id": ident, "reply": {"ok": True, "exported": exported, "unexported": list(unexported)}}
+    lists = {"exported": exported, "reserved": [], "unexported": list(unexported)}
+    return "reply", {"id": ident, "reply": {"ok": True, **lists}}
+
+
+def reservation(ident: str, run: str, expires_in_s: float, token: int) -> list[Line]:
+    """A reservation of claim `a` that is granted."""
+    asks = {"orgId": "o", "runId": run, "claimIds": ["a"], "mode": "all-or-nothing"}
+    expires_at = datetime.fromtimestamp(time.time() + expires_in_s, UTC).isoformat()
+    result = {"granted": ["a"], "conflicts": [], "expiresAt": expires_at, "fencingToken": token}
+    return [
+        ("ask", {"id": ident, "op": "reserve-claims", "request": asks}),
+        ("reply", {"id": ident, "reply": {"ok": True, "result": result}}),
+    ]
+
+
+def released(ident: str, run: str) -> list[Line]:
+    """A release of all that a run holds."""
+    return [
+        ("ask", {"id": ident, "op": "release-claims", "request": {"orgId": "o", "runId": run}}),
+        ("reply", {"id": ident, "reply": {"ok": True, "result": {"releasedCount": 1}}}),
+    ]
 
 
 def run_asked(ident: str) -> Line:
@@ -132,6 +154,32 @@ def test_right_replies(tmp_path: Path, lines: list[Line]) -> None:
     ],
 )  # fmt: skip
 def test_wrong_replies(tmp_path: Path, lines: list[Line]) -> None:
+    assert list(verdict_on(tmp_path, *lines).found) == ["wrong reply"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*reservation("1", "r", -1, 1), *reservation("2", "s", 60, 2)],
+        [*reservation("1", "r", 60, 1), *released("2", "r"), *reservation("3", "s", 60, 2)],
+        [*reservation("1", "r", 60, 1), *reservation("2", "r", 60, 1)],
+    ],
+    ids=["expired", "released", "renewed"],
+)
+def test_right_reservations(tmp_path: Path, lines: list[Line]) -> None:
+    assert verdict_on(tmp_path, *lines).found == {}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*reservation("1", "r", 60, 1), *reservation("2", "s", 60, 2)],
+        [*reservation("1", "r", -1, 2), *reservation("2", "s", 60, 2)],
+        [*reservation("1", "r", 60, 1), *released("2", "s"), *reservation("3", "s", 60, 2)],
+    ],
+    ids=["two holders", "a token comes again", "released by another"],
+)
+def test_wrong_reservations(tmp_path: Path, lines: list[Line]) -> None:
     assert list(verdict_on(tmp_path, *lines).found) == ["wrong reply"]
 
 

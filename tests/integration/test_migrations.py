@@ -56,6 +56,9 @@ async def test_an_empty_database_gets_the_whole_schema(empty: Connection) -> Non
     assert await pending(empty, every) == every
     assert await migrate(empty, every) == every
     assert await tables(empty) == {
+        "claim_leases",
+        "claim_overrides",
+        "double_exports",
         "export_run_claims",
         "export_run_events",
         "export_runs",

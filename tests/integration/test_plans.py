@@ -47,9 +47,25 @@ VALUES ('1', 'largest', lpad(to_hex(1), 32, '0')::uuid, 'exported');
 
 INSERT INTO export_run_events (event_id, event_type, origin, run_id, org_id, occurred_at, payload)
 SELECT run_id, 'run-created', 'event', run_id, org_id, created_at, '{}' FROM export_runs;
+
+INSERT INTO claim_leases (claim_id, org_id, run_id, expires_at, fencing_token)
+SELECT claim_id, org_id, run_id, now(), 1 FROM export_run_claims WHERE claim_id LIKE '%7' AND claim_id <> '1';
+
+INSERT INTO claim_overrides (run_id, claim_id, org_id, earlier_run_id, reason, approved_by)
+SELECT run_id, claim_id, org_id, run_id, 'a test', 'bob' FROM claim_leases;
+
+INSERT INTO double_exports (org_id, claim_id, first_run_id, second_run_id, found_by, published_at)
+SELECT org_id, claim_id, run_id, run_id, 'repeated-in-run', now() FROM claim_leases;
 """
 
-OURS = {"export_runs", "export_run_claims", "export_run_events"}
+OURS = {
+    "export_runs",
+    "export_run_claims",
+    "export_run_events",
+    "claim_leases",
+    "claim_overrides",
+    "double_exports",
+}
 
 Plan = dict[str, Any]
 Arguments = list[Any]
@@ -159,11 +175,13 @@ def of(org_id: str, claim_ids: list[str]) -> Arguments:
 
 
 CLAIMS, CLAIMS_OF_RUN = "export_run_claims_pkey", "export_run_claims_of_run"
+LEASES, LEASES_OF_RUN, OVERRIDES = "claim_leases_pkey", "claim_leases_of_run", "claim_overrides_pkey"
+DOUBLES, UNPUBLISHED, PENDING = "double_exports_of_organisation", "double_exports_unpublished", "export_runs_pending"
 RUNS, HISTORY, LOG = "export_runs_pkey", "export_runs_history", "export_run_events_pkey"
 
 # A query, its arguments, the indexes it is to use.
 FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
-    "check 1 claim": ("check_claims", of("largest", claims(1)), {CLAIMS, RUNS}),
+    "check 1 claim": ("find_exports_and_leases", of("largest", claims(1)), {CLAIMS, RUNS, LEASES}),
     "first page": ("list_history", page("largest"), {HISTORY}),
     "deep page": ("list_history", page("largest", after(120)), {HISTORY}),
     "page of a small organisation": ("list_history", page("org-7"), {HISTORY}),
@@ -174,19 +192,29 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "run with claims": ("get_run_with_claims", [run_id(5), "largest"], {RUNS, CLAIMS_OF_RUN}),
     "run": ("get_run_for_update", [run_id(5)], {RUNS}),
     "reused ids": ("find_reused_event_ids", [[run_id(1), run_id(2)], ["{}"] * 2, "run-created"], {LOG}),
+    "double exports of runs": (
+        "record_double_exports",
+        [[run_id(1), run_id(2)], ["largest"] * 2, ["claim-17\x1fclaim-18", "claim-27"]],
+        {CLAIMS, OVERRIDES},
+    ),
+    "leases of runs": ("free_leases", [[run_id(1), run_id(2)], None, None], {LEASES_OF_RUN, LEASES}),
+    "overrides of a run": ("list_overrides", [run_id(1), "largest", 100], {OVERRIDES}),
+    "double exports": ("list_double_exports", ["org-7", 2**62, False, 21], {DOUBLES}),
+    "outbox": ("list_unpublished_alerts", [100], {UNPUBLISHED}),
+    "stale runs": ("list_stale_runs", [86_400, TIME_MIN, UUID(int=0), None, 21], {PENDING}),
     "freed by a purge": ("freed_by_purge", [run_id(5)], {CLAIMS_OF_RUN, CLAIMS}),
     "runs with claims": ("find_runs_with_claims", [[run_id(1), run_id(2)]], {CLAIMS_OF_RUN}),
     "claims of a purge": ("purge_claims", [run_id(5)], {CLAIMS_OF_RUN}),
 }
 # Of these so many rows that here, where a table has 20,000, a plan made for them may read it whole.
 MANY_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
-    "check 500 claims": ("check_claims", of("largest", claims(500)), {CLAIMS, RUNS}),
-    "check 10,000 claims": ("check_claims", of("largest", claims(10_000)), {CLAIMS, RUNS}),
+    "check 500 claims": ("find_exports_and_leases", of("largest", claims(500)), {CLAIMS, RUNS, LEASES}),
+    "check 10,000 claims": ("find_exports_and_leases", of("largest", claims(10_000)), {CLAIMS, RUNS, LEASES}),
     "count": ("count_history", counted("largest"), {HISTORY}),
     "count of a rare status": ("count_history", counted("largest", "failed"), {HISTORY}),
     "page by offset": ("list_history", page("largest", offset=10_000), {HISTORY}),
     "page of a rare status": ("list_history", page("largest", status="failed"), {HISTORY}),
-    "crowded claim": ("check_claims", of("largest", ["1"]), {CLAIMS, RUNS}),
+    "crowded claim": ("find_exports_and_leases", of("largest", ["1"]), {CLAIMS, RUNS, LEASES}),
     "crowded claim's own runs": ("find_runs_by_claim", ["1", "largest", FOUND_RUNS_MAX], {CLAIMS, RUNS}),
     "reused ids of a batch": (
         "find_reused_event_ids",

@@ -17,12 +17,13 @@ RUN = (
     "deleted_reason text, has_conflict bool"
 )
 
+DOUBLE_EXPORT = (
+    "id int8, event_id uuid, org_id text, claim_id text, first_run_id uuid, second_run_id uuid, found_by text, "
+    "detected_at timestamptz, published_at timestamptz, resolved_at timestamptz, resolved_by text, note text"
+)
+
 # The query, its parameters' types, its columns.
 QUERIES = {
-    "check_claims": (
-        "text[], text[]",
-        "org_id text, claim_id text, run_id uuid, status run_status, finished_at timestamptz",
-    ),
     "count_history": ("text, timestamptz, timestamptz, text, text, bool, int8", "count int8"),
     "create_migrations_table": ("", ""),
     "delete_run": ("uuid, timestamptz, text, text", ""),
@@ -46,7 +47,32 @@ QUERIES = {
         RUN,
     ),
     "lock_migrations": ("", "pg_advisory_xact_lock void"),
-    "lock_run": ("uuid", "pg_advisory_xact_lock void, now timestamptz"),
+    "find_exports_and_leases": (
+        "text[], text[]",
+        "org_id text, claim_id text, run_id uuid, status run_status, finished_at timestamptz, "
+        "expires_at timestamptz, fencing_token int8, expired bool",
+    ),
+    "free_leases": ("uuid[], text, text[]", "count int8"),
+    "get_double_export_for_update": ("int8", f"{DOUBLE_EXPORT}, now timestamptz"),
+    "get_run": ("uuid", RUN),
+    "get_time": ("", "clock_timestamp timestamptz"),
+    "insert_overrides": ("uuid, text, text, text, text[], uuid[]", "claim_id text"),
+    "list_double_exports": ("text, int8, bool, int8", DOUBLE_EXPORT),
+    "list_overrides": (
+        "uuid, text, int8",
+        "claim_id text, earlier_run_id uuid, reason text, approved_by text, granted_at timestamptz",
+    ),
+    "list_stale_runs": ("int4, timestamptz, uuid, text, int8", RUN),
+    "list_unpublished_alerts": ("int8", DOUBLE_EXPORT),
+    "lock_alerts": ("", "pg_try_advisory_xact_lock bool"),
+    "lock_all_claims": ("", "pg_advisory_xact_lock void"),
+    "lock_claims": ("text[], text[]", "case int8"),
+    "lock_runs": ("uuid[]", "count int8"),
+    "mark_alerts_published": ("int8[]", ""),
+    "record_double_exports": ("uuid[], text[], text[]", ""),
+    "record_repeated_claims": ("text[], text[], uuid[]", ""),
+    "resolve_double_export": ("int8, timestamptz, text, text", DOUBLE_EXPORT),
+    "write_leases": ("text, uuid, text[], int8, int4", "fencing_token int8, expires_at timestamptz"),
     "merge_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "merge_created": (
         "uuid[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], date[], date[], uuid[], "

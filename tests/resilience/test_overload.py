@@ -31,6 +31,11 @@ REQUESTS: dict[str, dict[str, object]] = {
     "create-export-run": {**NEW_RUN},
     "update-export-run-status": {"runId": RUN_ID, "status": "failed", "claimIds": ["c-1"]},
     "delete-export-run": {"runId": RUN_ID, "deletedBy": "bob", "reason": "a test"},
+    "reserve-claims": {"orgId": "org-1", "runId": RUN_ID, "claimIds": ["c-1"]},
+    "release-claims": {"orgId": "org-1", "runId": RUN_ID},
+    "list-double-exports": {"orgId": "org-1"},
+    "resolve-double-export": {"id": 1, "resolvedBy": "bob", "note": "a test"},
+    "list-stale-runs": {"olderThanSeconds": 60},
 }
 
 
@@ -115,7 +120,9 @@ async def test_each_operation_has_its_own_limit(
     operation, queue = route.operation.name, names.rpc_queue(route.operation.name)
     blocker = await asyncpg.connect(settings.database_url.get_secret_value())
     async with blocker.transaction():
-        await blocker.execute("LOCK TABLE export_runs, export_run_claims IN ACCESS EXCLUSIVE MODE")
+        await blocker.execute(
+            "LOCK TABLE export_runs, export_run_claims, claim_leases, double_exports IN ACCESS EXCLUSIVE MODE"
+        )
         await flood(wire, operation, REQUESTS[operation], route.held_max + 4, expiration_s=EXPIRATION_S)
         await until(lambda: has(wire, queue, 4), within_s=EXPIRATION_S)
     await until(lambda: nothing_waits(wire, queue))

@@ -1,0 +1,2 @@
+-- The database's time, by which leases go.
+SELECT clock_timestamp()

@@ -1,0 +1,11 @@
+-- Keep others from exporting or reserving these claims until the transaction ends: one lock a claim, in one order
+-- on every path. First the shared half of the lock that a very large writer takes whole (lock_all_claims).
+SELECT CASE WHEN pg_advisory_xact_lock_shared(1, 0) IS NOT NULL THEN (
+    SELECT count(pg_advisory_xact_lock(key))
+    FROM (
+        SELECT DISTINCT hashtextextended(org_id || U&'\001F' || claim_id, 1) AS key
+        FROM unnest($1::text[], $2::text[]) AS batch (org_id, claim_ids)
+        CROSS JOIN LATERAL unnest(string_to_array(batch.claim_ids, U&'\001F')) AS claim (claim_id)
+        ORDER BY key
+    ) AS claim
+) END
