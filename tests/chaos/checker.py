@@ -378,6 +378,10 @@ async def _judge_log(
             prefetch=1_000,
         ):
             key = row["event_id"]
+            if row["event_type"] == "claims-taken":
+                if row["run_id"] not in book.leases.taking:
+                    verdict.blame("wrong in the store", f"run {row['run_id']} never asked to take an expired lease")
+                continue
             counted[key] += 1
             sent = book.sent.get(key)
             if sent is None or sent.code is not None:

@@ -37,6 +37,9 @@ class Leases:
         self.wall_minus_t = 0.0
         self.granted = 0
         self.refused = 0
+        self.taking: set[str] = set()
+        """Runs that would take expired leases: the log says when they did."""
+
         self._asked: dict[Claim, set[str]] = defaultdict(set)
         self._grants: dict[Claim, list[Grant]] = defaultdict(list)
         self._given_back: dict[str, list[float]] = defaultdict(list)
@@ -47,6 +50,8 @@ class Leases:
         if ask["op"] == "release-claims":
             self._given_back[request["runId"]].append(ask["t"])
             return
+        if request["takeExpired"]:
+            self.taking.add(request["runId"])
         for claim in request["claimIds"]:
             self._asked[request["orgId"], claim].add(request["runId"])
 

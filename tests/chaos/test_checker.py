@@ -37,7 +37,7 @@ def told(ident: str, exported: dict[str, list[str]], *unexported: str) -> Line:
 
 def reservation(ident: str, run: str, expires_in_s: float, token: int) -> list[Line]:
     """A reservation of claim `a` that is granted."""
-    asks = {"orgId": "o", "runId": run, "claimIds": ["a"], "mode": "all-or-nothing"}
+    asks = {"orgId": "o", "runId": run, "claimIds": ["a"], "mode": "all-or-nothing", "takeExpired": False}
     expires_at = datetime.fromtimestamp(time.time() + expires_in_s, UTC).isoformat()
     result = {"granted": ["a"], "conflicts": [], "expiresAt": expires_at, "fencingToken": token}
     return [
