@@ -181,6 +181,7 @@ class Server:
 
 
 OUR_CLAIMS: Final = Server(Address("export-runs.rpc", "check-claims"), b'{"ok":true')
+OUR_RESERVATIONS: Final = Server(Address("export-runs.rpc", "reserve-claims"), b'"conflicts":[]')
 OUR_HISTORY: Final = replace(OUR_CLAIMS, address=Address("export-runs.rpc", "get-export-history"))
 ECHO: Final = Server(Address("", environment.ECHO_QUEUE), b"claimIds")
 FASTSTREAM_CLAIMS: Final = Server(Address("", environment.CLAIMS_QUEUE), b'"unexported":')

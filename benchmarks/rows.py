@@ -179,6 +179,26 @@ async def large_checks(bench: Bench) -> Pair:
     return Pair(many, one, [also])
 
 
+async def reservations(bench: Bench) -> Pair:
+    """The time until 500 claims are reserved that nobody else wants, against a check of as many."""
+    url = await bench.filled(bench.sizes.few_claims)
+    stored = bench.stored_claims(bench.sizes.few_claims)
+    reserving, checking = Side("reserve 500", "ms", []), Side("check 500", "ms", [])
+    async with AsyncExitStack() as stack:
+        checks = await stack.enter_async_context(
+            bench.server(load.OUR_CLAIMS, WORKER, url, stored.checks(bench.sizes.warm_up_requests), IN_FLIGHT_REQUESTS)
+        )
+        reserves = await stack.enter_async_context(load.open_client(bench.services.amqp_url, load.OUR_RESERVATIONS))
+        for client, request in ((checks, stored.check), (reserves, stored.reserve)):
+            for _ in range(bench.sizes.warm_up_requests // 10):
+                await client.ask(encoded(request(CLAIMS_PER_LARGE_CHECK)))
+        for _ in bench.rounds():
+            for side, client, request in ((checking, checks, stored.check), (reserving, reserves, stored.reserve)):
+                bodies = [encoded(request(CLAIMS_PER_LARGE_CHECK)) for _ in range(bench.sizes.large_checks)]
+                side.samples.append(milliseconds(await client.latencies_s(bodies)))
+    return Pair(reserving, checking)
+
+
 async def more_claims(bench: Bench) -> Pair:
     """The time until the answer with many claims stored, against few."""
     sizes = bench.sizes
@@ -291,6 +311,7 @@ ROWS: Final = (
         Goal(6, at_least=False),
         large_checks,
     ),
+    Row("reservations", "reserve 500 claims, against a check of 500", Goal(3, at_least=False), reservations),
     Row("more-claims", "claim look-up, 10 million stored against 100,000", Goal(1.2, at_least=False), more_claims),
     Row("late-page", "history page 10,000 by cursor against page 1", Goal(1.1, at_least=False), late_page),
 )

@@ -5,8 +5,8 @@ from typing import Final
 
 CLAIMS_PER_EVENT: Final = 20
 EVENT_BYTES: Final = 1_024
-PREFETCH_EVENTS: Final = 400
-"""The worker's own default; every peer that consumes events gets the same."""
+PREFETCH_EVENTS: Final = 600
+"""The worker's own; every peer that consumes events gets the same."""
 
 IN_FLIGHT_REQUESTS: Final = 64
 IN_FLIGHT_PUBLISHES: Final = 1_000

@@ -45,6 +45,12 @@ class StoredClaims:
         self._random.shuffle(asked)
         return {"orgId": f"org-{organisation:04}", "claimIds": asked}
 
+    def reserve(self, claims: int) -> dict[str, object]:
+        """A reserve-claims request for so many claims that nobody has or had."""
+        run_id = uuid.uuid4()
+        names = [f"leased-{run_id.hex[:20]}-{number:03}" for number in range(claims)]
+        return {"orgId": "org-0000", "runId": str(run_id), "claimIds": names}
+
     def checks(self, count: int, claims: int = 1) -> list[bytes]:
         """Bodies of such requests."""
         return [encoded(self.check(claims)) for _ in range(count)]

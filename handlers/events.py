@@ -94,29 +94,38 @@ async def merge_finished(connection: Connection, events: Sequence[RunFinished], 
         return
     outcomes = {event.event_id: claim_outcomes(event) for event in new}
     run_ids = [event.run_id for event in new]
+    carried = [_carried(event, outcomes[event.event_id]) for event in new if event.status != RunStatus.FAILED]
     await lock_runs(connection, run_ids)
     await lock_claims(connection, [(event.org_id, outcomes[event.event_id]) for event in new])
-    groups: list[ClaimGroup] = []
+    # Before the claims are written, the index alone tells who else has them: a fifth faster.
+    await record_double_exports(connection, carried, new)
     for one_a_run in _rounds(new):
         merged = await connection.fetch(
             sql.query("merge_finished"),
             *_columns(_finished_row(event, outcomes[event.event_id]) for event in one_a_run),
         )
         _check_all_merged(one_a_run, merged)
-        groups_of_round = [group for event in one_a_run for group in _claim_groups(event, outcomes[event.event_id])]
-        await _merge_claims(connection, groups_of_round)
-        groups += groups_of_round
+        groups = [group for event in one_a_run for group in _claim_groups(event, outcomes[event.event_id])]
+        await _merge_claims(connection, groups)
         # Events that name the same claims give the same counts, and only conflicting ones name others.
         conflicting = [row["run_id"] for row in merged if row["has_conflict"]]
         if conflicting:
             await connection.execute(sql.query("recount_claims"), conflicting)
-    exported = [
-        (run_id, org_id, claim_ids)
-        for run_id, org_id, outcome, claim_ids, _ in groups
-        if outcome is ClaimOutcome.EXPORTED
-    ]
-    await record_double_exports(connection, exported, new)
+    if _share_claims(new):
+        await record_double_exports(connection, carried, [])
     await connection.execute(sql.query("free_leases"), run_ids, None, None)
+
+
+def _carried(event: RunFinished, claims: ClaimOutcomes) -> tuple[UUID, str, str]:
+    """What a run exported: run, organisation, claims as one text."""
+    exported = dict.fromkeys(event.claim_ids) if event.skipped_claims else claims
+    return event.run_id, event.org_id, SEPARATOR.join(exported)
+
+
+def _share_claims(events: Sequence[RunFinished]) -> bool:
+    """Whether two runs of a batch may have exported the same claim."""
+    claims = [(event.org_id, set(event.claim_ids)) for event in events if event.status != RunStatus.FAILED]
+    return len({(org_id, claim_id) for org_id, ids in claims for claim_id in ids}) < sum(len(ids) for _, ids in claims)
 
 
 def _finished_row(event: RunFinished, claims: ClaimOutcomes) -> tuple[object, ...]:
@@ -155,6 +164,10 @@ async def _merge_claims(connection: Connection, groups: Sequence[ClaimGroup]) ->
 
 
 def _claim_groups(event: RunFinished, claims: ClaimOutcomes) -> Iterator[ClaimGroup]:
+    if claims and not event.skipped_claims:  # the rule, and worth not looking at each claim
+        [(outcome, _)] = set(claims.values())
+        yield event.run_id, event.org_id, outcome, SEPARATOR.join(claims), None
+        return
     groups: dict[tuple[ClaimOutcome, bool], list[str]] = {}
     for claim_id, (outcome, reason) in claims.items():
         groups.setdefault((outcome, reason is None), []).append(claim_id)

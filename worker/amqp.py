@@ -5,7 +5,7 @@ connection is part of one session, and whatever breaks in it ends the session wh
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,9 +13,14 @@ from typing import Final
 import aio_pika
 import aiormq
 import structlog
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel as PlainChannel
 from aio_pika.exceptions import AMQPError
+from aiormq import spec
+from aiormq.abc import AbstractChannel, ChannelFrame, FrameType
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
 
+from schema import names
 from worker.frames import tolerate_malformed_properties
 from worker.settings import BrokerSettings
 
@@ -49,7 +54,7 @@ def is_being_cancelled() -> bool:
 class Link:
     """One connection with its one channel."""
 
-    channel: AbstractChannel
+    channel: PlainChannel
     underlay: aiormq.Channel
     """aiormq's channel: acks that are not waited for, consumers without a task of their own."""
 
@@ -127,13 +132,38 @@ async def flush(link: Link) -> None:
             await link.underlay.basic_qos(prefetch_count=1)
 
 
-async def ack(delivery: Delivery) -> None:
-    """Tell the broker that a delivery is done with. On a lost connection: it will be delivered again."""
-    assert delivery.delivery_tag is not None
+async def ack(*deliveries: Delivery) -> None:
+    """Tell the broker that deliveries of one channel are done with. On a lost connection: they will come again."""
+    assert all(delivery.delivery_tag for delivery in deliveries)
     try:
-        await delivery.channel.basic_ack(delivery.delivery_tag, wait=False)
+        await _write(deliveries[0].channel, [spec.Basic.Ack(delivery.delivery_tag or 0) for delivery in deliveries])
     except CONNECTION_ERRORS:
         log.debug("ack_lost")
+
+
+async def reply(link: Link, answers: Iterable[tuple[Delivery, bytes]]) -> None:
+    """Send replies, each to where its request says. On a lost connection nobody can hear them any more."""
+    body_bytes_max = link.underlay.max_content_size
+    frames: list[FrameType | ContentBody] = []
+    for request, body in answers:
+        properties = request.header.properties
+        # RabbitMQ 3.10 returns a mandatory direct reply even when it has delivered it.
+        frames.append(spec.Basic.Publish(exchange="", routing_key=properties.reply_to or "", mandatory=False))
+        answer = spec.Basic.Properties(content_type=names.CONTENT_TYPE, correlation_id=properties.correlation_id)
+        frames.append(ContentHeader(body_size=len(body), properties=answer))
+        frames += [ContentBody(body[start : start + body_bytes_max]) for start in range(0, len(body), body_bytes_max)]
+    try:
+        await _write(link.underlay, frames)
+    except CONNECTION_ERRORS:
+        log.debug("reply_lost")
+
+
+async def _write(channel: AbstractChannel, frames: Sequence[FrameType | ContentBody]) -> None:
+    """Write frames that have no answer. All at once: one by one, aiormq and the kernel take longer than the rest."""
+    assert isinstance(channel, aiormq.Channel)
+    if channel.is_closed:
+        raise aiormq.exceptions.ChannelInvalidStateError(f"{channel} closed")
+    await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
 
 
 async def requeue(delivery: Delivery) -> None:

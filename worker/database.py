@@ -154,6 +154,8 @@ def server_settings(settings: DatabaseSettings) -> dict[str, str]:
         # The right plan is the same for every value: probe the index. Planned for its values, a batch of some
         # hundred ids may read a small table whole, and that plan goes on being used while the table grows.
         "plan_cache_mode": "force_generic_plan",
+        # Nor because the table was empty when the plan was made: leases come and go.
+        "enable_seqscan": "off",
     }
 
 

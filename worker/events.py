@@ -150,8 +150,8 @@ class EventConsumer:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), delay_s)
                 return
+        await ack(*(each.delivery for each in decoded))
         for each in decoded:
-            await ack(each.delivery)
             self._log.debug("event_stored", event_id=str(each.event.event_id), run_id=str(each.event.run_id))
         self._log.info("events_stored", events=len(events))
 

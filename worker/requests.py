@@ -8,18 +8,17 @@ safe to repeat, all but a `create-export-run` without a `runId`.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
-from aiormq import spec
 
 from handlers.errors import RequestRefused
 from schema import names
 from schema.decoding import InvalidBody, decode
 from schema.errors import ErrorCode, FieldError
 from schema.replies import ErrorBody, ErrorReply
-from worker.amqp import CONNECTION_ERRORS, Delivery, Link, ack, start_consuming, stop_consuming
+from worker.amqp import Delivery, Link, ack, reply, start_consuming, stop_consuming
 from worker.database import Database, Failure, meaning_of
 from worker.logs import describe
 from worker.reply_addresses import may_reply_to
@@ -84,7 +83,7 @@ class RequestServer:
             request = decode(self._route.operation.request, delivery.body)
         except InvalidBody as invalid:
             body = _error(ErrorCode.INVALID_REQUEST, "the request is not valid", *invalid.details)
-            self._start(self._settle(delivery, body))
+            self._start(self._settle((delivery, body)))
             return
         deadline_s = int(properties.expiration) / 1000 if properties.expiration else self._default_deadline_s
         loop = asyncio.get_running_loop()
@@ -96,7 +95,7 @@ class RequestServer:
     def _expire(self, asked: Asked) -> None:
         """The caller is about to give up: it gets UNAVAILABLE while it still listens."""
         self._log_of(asked.delivery).warning("request_timed_out")
-        self._start(self._reply(asked, _error(ErrorCode.UNAVAILABLE, "the answer did not come in time")))
+        self._start(self._reply({asked: _error(ErrorCode.UNAVAILABLE, "the answer did not come in time")}))
 
     async def _answer_what_waits(self) -> None:
         while together := await self._waiting.take():
@@ -114,8 +113,7 @@ class RequestServer:
         finally:
             work.cancel()
         if done:
-            for asked, body in zip(together, work.result(), strict=True):
-                await self._reply(asked, body)
+            await self._reply(dict(zip(together, work.result(), strict=True)))
 
     async def _bodies(self, together: Sequence[Asked]) -> list[bytes]:
         """The body of each request's reply."""
@@ -133,32 +131,21 @@ class RequestServer:
             self._log_of(together[0].delivery).error("request_failed", **describe(error))
             return [_error(ErrorCode.INTERNAL, "the service failed; it has been logged")]
 
-    async def _reply(self, asked: Asked, body: bytes) -> None:
-        """Settle a request, unless that is done already."""
-        timer = self._unanswered.pop(asked, None)
-        if timer is not None:
-            timer.cancel()
-            await self._settle(asked.delivery, body)
+    async def _reply(self, bodies: Mapping[Asked, bytes]) -> None:
+        """Settle requests, except those that are settled already."""
+        answers: list[tuple[Delivery, bytes]] = []
+        for asked, body in bodies.items():
+            timer = self._unanswered.pop(asked, None)
+            if timer is not None:
+                timer.cancel()
+                answers.append((asked.delivery, body))
+        if answers:
+            await self._settle(*answers)
 
-    async def _settle(self, delivery: Delivery, body: bytes) -> None:
-        """Ack, then reply. A reply queue that is gone, or a connection, means that nobody can hear it any more."""
-        await ack(delivery)
-        properties = delivery.header.properties
-        assert properties.reply_to is not None
-        try:
-            await self._answering.underlay.basic_publish(
-                body,
-                exchange="",
-                routing_key=properties.reply_to,
-                properties=spec.Basic.Properties(
-                    content_type=names.CONTENT_TYPE, correlation_id=properties.correlation_id
-                ),
-                # RabbitMQ 3.10 returns a mandatory direct reply even when it has delivered it.
-                mandatory=False,
-                wait=False,
-            )
-        except CONNECTION_ERRORS:
-            log.debug("reply_lost")
+    async def _settle(self, *answers: tuple[Delivery, bytes]) -> None:
+        """Ack, then reply."""
+        await ack(*(delivery for delivery, _ in answers))
+        await reply(self._answering, answers)
 
     def _start(self, sending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(sending)

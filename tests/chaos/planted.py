@@ -31,9 +31,9 @@ def ack_before_commit() -> None:
         await process(self, batch, stopping)
         acknowledged.difference_update(map(id, batch))
 
-    async def ack_once(delivery: Any) -> None:
-        if id(delivery) not in acknowledged:
-            await ack(delivery)
+    async def ack_once(*deliveries: Any) -> None:
+        if left := [delivery for delivery in deliveries if id(delivery) not in acknowledged]:
+            await ack(*left)
 
     _plant(worker.events.EventConsumer, "_process", ack_first)
     _plant(worker.events, "ack", ack_once)

@@ -16,6 +16,7 @@ from handlers.history import NEWEST, Position
 from schema.limits import FOUND_RUNS_MAX, HISTORY_TOTAL_RUNS_MAX, TIME_MAX, TIME_MIN
 from tests.conftest import TEMPLATE, with_database, worker_settings
 from worker.database import server_settings
+from worker.settings import WorkerSettings
 
 # Run n: id uuid(n), n minutes after the start, claims 10 n to 10 n + 9. The first 15,000 are of the largest
 # organisation, the others of fifty. Claim "1" has been exported by 10,000 organisations.
@@ -66,6 +67,8 @@ OURS = {
     "claim_overrides",
     "double_exports",
 }
+
+SLOW_JOINS = {"Hash Join", "Merge Join", "Hash Anti Join"}
 
 Plan = dict[str, Any]
 Arguments = list[Any]
@@ -247,6 +250,19 @@ async def test_the_workers_own_plan_uses_the_indexes(loaded: Connection, case: s
     name, arguments, expected = ALL[case]
     plan = await explain(loaded, name, arguments)
     assert (read_whole(plan), indexes(plan)) == (set(), expected)
+
+
+async def test_plans_made_for_empty_tables_read_none_of_them_whole(settings: WorkerSettings) -> None:
+    """They fill up while the plan goes on being used."""
+    connection = await asyncpg.connect(
+        settings.database_url.get_secret_value(), server_settings=server_settings(settings)
+    )
+    await connection.execute("VACUUM (ANALYZE) claim_leases, claim_overrides, double_exports")
+    plans = {case: await explain(connection, name, arguments) for case, (name, arguments, _) in ALL.items()}
+    await connection.close()
+    assert {case: read_whole(plan) for case, plan in plans.items() if read_whole(plan)} == {}
+    joins = {case: {node["Node Type"] for node in nodes(plan)} & SLOW_JOINS for case, plan in plans.items()}
+    assert {case: found for case, found in joins.items() if found} == {}
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
