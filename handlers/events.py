@@ -8,7 +8,7 @@ Everyone takes locks in one order (see locking), so writers never wait for each 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
@@ -111,7 +111,7 @@ async def merge_finished(connection: Connection, events: Sequence[RunFinished], 
         conflicting = [row["run_id"] for row in merged if row["has_conflict"]]
         if conflicting:
             await connection.execute(sql.query("recount_claims"), conflicting)
-    if _share_claims(new):
+    if _share_claims(new, outcomes):
         await record_double_exports(connection, carried, [])
     await connection.execute(sql.query("free_leases"), run_ids, None, None)
 
@@ -122,10 +122,12 @@ def _carried(event: RunFinished, claims: ClaimOutcomes) -> tuple[UUID, str, str]
     return event.run_id, event.org_id, SEPARATOR.join(exported)
 
 
-def _share_claims(events: Sequence[RunFinished]) -> bool:
-    """Whether two runs of a batch may have exported the same claim."""
-    claims = [(event.org_id, set(event.claim_ids)) for event in events if event.status != RunStatus.FAILED]
-    return len({(org_id, claim_id) for org_id, ids in claims for claim_id in ids}) < sum(len(ids) for _, ids in claims)
+def _share_claims(events: Sequence[RunFinished], outcomes: Mapping[UUID, ClaimOutcomes]) -> bool:
+    """Whether two events of a batch name the same claim of an organisation."""
+    claims: dict[str, set[str]] = {}
+    for event in events:
+        claims.setdefault(event.org_id, set()).update(outcomes[event.event_id])
+    return sum(map(len, claims.values())) < sum(map(len, outcomes.values()))
 
 
 def _finished_row(event: RunFinished, claims: ClaimOutcomes) -> tuple[object, ...]:
@@ -183,9 +185,15 @@ def created_digest(facts: CreatedFacts) -> bytes:
 
 def finished_digest(facts: FinishedFacts) -> bytes:
     """What run-finished says of a run, as 16 bytes; the order and repetition of claims say nothing."""
-    claims = sorted((claim_id, *what) for claim_id, what in claim_outcomes(facts).items())
-    others = facts.model_dump_json(include=set(FinishedFacts.model_fields), exclude={"claim_ids", "skipped_claims"})
-    return _digest(json.dumps([claims, others]))
+    claims: Sequence[object] = sorted(set(facts.claim_ids))
+    if facts.skipped_claims:
+        claims = sorted([claim_id, *what] for claim_id, what in claim_outcomes(facts).items())
+    others = (
+        facts.error and (facts.error.code, facts.error.detail),
+        facts.artifact and (facts.artifact.key, facts.artifact.sha256, facts.artifact.size_bytes),
+        facts.external_ack_id,
+    )
+    return _digest(json.dumps([facts.status, others, claims]))
 
 
 def claim_outcomes(facts: FinishedFacts) -> ClaimOutcomes:
