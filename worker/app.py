@@ -14,6 +14,7 @@ from worker.migrations import MigrationRefused, pending
 from worker.routes import DATABASE_CONNECTIONS_MAX
 from worker.session import run_sessions
 from worker.settings import WorkerSettings
+from worker.watchdog import end_if_blocked
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -29,6 +30,7 @@ async def run_worker(settings: WorkerSettings) -> bool:
     logs.configure(settings.log_level)
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
+    watching = asyncio.create_task(end_if_blocked())
     async with open_pool(settings, DATABASE_CONNECTIONS_MAX) as pool:
         await _check_schema(pool)
         sessions = asyncio.create_task(run_sessions(settings, pool, stopping))
@@ -43,6 +45,7 @@ async def run_worker(settings: WorkerSettings) -> bool:
             await asyncio.wait({sessions}, timeout=settings.shutdown_s)
             return False
         sessions.result()
+    watching.cancel()
     log.info("worker_stopped")
     return True
 

@@ -20,4 +20,4 @@ CREATE TABLE peer_claims (
     PRIMARY KEY (claim_id, org_id, run_id) INCLUDE (outcome)
 );
 
-CREATE INDEX peer_claims_run ON peer_claims (run_id, claim_id);
+CREATE INDEX peer_claims_run ON peer_claims (run_id);

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import sql
+import worker.alerts
 import worker.amqp
 import worker.events
 import worker.routes
@@ -69,7 +70,38 @@ def unsorted_upsert() -> None:
         return columns(some)
 
     _plant(handler, "_columns", shuffled)
-    _edit_queries(lambda text: text.replace("ORDER BY event_id", "").replace("ORDER BY event.run_id", ""))
+    orders = {
+        "ORDER BY event_id": "",
+        "ORDER BY event.run_id": "",
+        "SELECT DISTINCT hash": "SELECT hash",
+        "ORDER BY key": "ORDER BY random()",
+    }
+
+    def unsort(text: str) -> str:
+        for order, other in orders.items():
+            text = text.replace(order, other)
+        return text
+
+    _edit_queries(unsort)
+
+
+def ignore_leases() -> None:
+    """Grant claims whoever holds them."""
+    _edit_queries(
+        lambda text: text.replace("    FROM claim_leases\n    WHERE", "    FROM claim_leases\n    WHERE false AND")
+    )
+
+
+def forget_alerts() -> None:
+    """Take alerts out of the outbox now and then without publishing them."""
+    attempts = itertools.count(1)
+    publish = worker.alerts._publish
+
+    async def forget(link: Any, alert: Any) -> None:
+        if next(attempts) % FORGETFUL_BATCH:
+            await publish(link, alert)
+
+    _plant(worker.alerts, "_publish", forget)
 
 
 def _edit_queries(edit: Callable[[str], str]) -> None:
@@ -86,6 +118,8 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
     "drop-dedupe": drop_dedupe,
     "forget-one-event": forget_one_event,
     "unsorted-upsert": unsorted_upsert,
+    "ignore-leases": ignore_leases,
+    "forget-alerts": forget_alerts,
 }
 
 if __name__ == "__main__":

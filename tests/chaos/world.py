@@ -34,6 +34,8 @@ PLANTS: Final = {
     " CREATE INDEX ON export_run_events (event_id)",
     "forget-one-event": "",
     "unsorted-upsert": "",
+    "ignore-leases": "",
+    "forget-alerts": "",
 }
 """The bugs that workers can have (planted.py), each with what it does to the database."""
 
