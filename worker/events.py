@@ -84,10 +84,14 @@ class EventConsumer:
                 await self._consume(1)
                 stopper = tasks.create_task(self._stop_when(stopping))
                 while batch := await self._inbox.take(1, BATCH_BYTES_MAX):
+                    # Now, while its prefetch of one is used up: what is on its way to a consumer that stops comes
+                    # back as redelivered.
+                    await self._pause()
                     await self._process(batch, stopping)
                     if not is_suspect(batch[0]):
                         await self._consume(PREFETCH_EVENTS)
                         break
+                    await self._consume(1)
                 for _ in range(WRITES_MAX):
                     tasks.create_task(self._process_what_comes(stopping))
                 await stopper
@@ -100,21 +104,22 @@ class EventConsumer:
             await self._process(batch, stopping)
 
     async def _consume(self, prefetch: int) -> None:
-        """Start to consume, in place of the consumer there was: RabbitMQ sets the prefetch once a consumer."""
+        """Start to consume, unless that is over. RabbitMQ sets the prefetch once a consumer."""
         async with self._changing_consumer:
-            if self._inbox.closed:
-                return
+            if not self._inbox.closed:
+                queue = names.event_queue(self._route.event_type)
+                self._consumer_tag = await start_consuming(self._link, queue, prefetch, self._inbox.put)
+
+    async def _pause(self) -> None:
+        async with self._changing_consumer:
             if self._consumer_tag is not None:
                 await stop_consuming(self._link, self._consumer_tag)
-            queue = names.event_queue(self._route.event_type)
-            self._consumer_tag = await start_consuming(self._link, queue, prefetch, self._inbox.put)
+                self._consumer_tag = None
 
     async def _stop_when(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
-        async with self._changing_consumer:
-            assert self._consumer_tag is not None
-            await stop_consuming(self._link, self._consumer_tag)
-            self._inbox.close()
+        await self._pause()
+        self._inbox.close()
 
     async def _process(self, batch: Sequence[Delivery], stopping: asyncio.Event) -> None:
         decoded: list[Decoded] = []

@@ -43,6 +43,7 @@ async def test_a_run_from_start_to_end(worker: None, wire: Wire) -> None:
         "hasConflict": False,
         "claimIds": [],
         "skippedClaims": [],
+        "claimOverrides": [],
     }
     artifact = {"key": "exports/1.csv", "sha256": "ab" * 32, "sizeBytes": 4096}
     await wire.publish(

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from tests.commands import worker_process
-from tests.wire import POLL_S, WAIT_S, Wire, run_created
+from tests.wire import POLL_S, WAIT_S, Json, Wire, run_created
 from worker.settings import WorkerSettings
 
 
@@ -26,11 +26,15 @@ async def test_a_busy_worker_loses_and_doubles_nothing(settings: WorkerSettings,
     async with worker_process(settings) as worker:
         await worker.until_logged("session_started")
         worker.send(signal.SIGTERM)
-    runs = [run_created(orgId="org-many") for _ in range(1_000)]
+    runs: list[Json] = []
+    enough = asyncio.Event()
 
     async def publish() -> None:
-        for start in range(0, len(runs), 100):
-            await asyncio.gather(*(wire.publish("run-created", run) for run in runs[start : start + 100]))
+        while not enough.is_set():
+            some = [run_created(orgId="org-many") for _ in range(100)]
+            await asyncio.gather(*(wire.publish("run-created", run) for run in some))
+            runs.extend(some)
+            await asyncio.sleep(0.3)
 
     publishing = asyncio.create_task(publish())
     for _ in range(3):
@@ -38,6 +42,7 @@ async def test_a_busy_worker_loses_and_doubles_nothing(settings: WorkerSettings,
             await worker.until_logged("events_stored")
             worker.send(signal.SIGTERM)
             assert await worker.exit_code() == 0
+    enough.set()
     await publishing
     async with worker_process(settings), asyncio.timeout(WAIT_S):
         while await wire.count_in("export-runs.run-created"):

@@ -160,9 +160,9 @@ def test_wrong_replies(tmp_path: Path, lines: list[Line]) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        [*reservation("1", "r", -1, 1), *reservation("2", "s", 60, 2)],
-        [*reservation("1", "r", 60, 1), *released("2", "r"), *reservation("3", "s", 60, 2)],
-        [*reservation("1", "r", 60, 1), *reservation("2", "r", 60, 1)],
+        [*reservation("1", "r", -3600, 1), *reservation("2", "s", 3600, 2)],
+        [*reservation("1", "r", 3600, 1), *released("2", "r"), *reservation("3", "s", 3600, 2)],
+        [*reservation("1", "r", 3600, 1), *reservation("2", "r", 3600, 1)],
     ],
     ids=["expired", "released", "renewed"],
 )
@@ -173,9 +173,9 @@ def test_right_reservations(tmp_path: Path, lines: list[Line]) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        [*reservation("1", "r", 60, 1), *reservation("2", "s", 60, 2)],
-        [*reservation("1", "r", -1, 2), *reservation("2", "s", 60, 2)],
-        [*reservation("1", "r", 60, 1), *released("2", "s"), *reservation("3", "s", 60, 2)],
+        [*reservation("1", "r", 3600, 1), *reservation("2", "s", 3600, 2)],
+        [*reservation("1", "r", -3600, 2), *reservation("2", "s", 3600, 2)],
+        [*reservation("1", "r", 3600, 1), *released("2", "s"), *reservation("3", "s", 3600, 2)],
     ],
     ids=["two holders", "a token comes again", "released by another"],
 )

@@ -169,8 +169,9 @@ async def test_away_for_a_while(
         await until_all_stored(url, confirmed)
         for event_type in ("run-created", "run-finished"):
             assert await wire.count_in(names.dead_letter_queue(event_type)) == 0
-    assert redeliveries == []
+    assert log.of("event_failed") == []
     assert log.of("session_lost") == []
+    assert redeliveries == []
 
 
 async def test_every_connection_terminated(
