@@ -137,14 +137,15 @@ async def _declared(amqp_url: str) -> None:
     """Wait for the queues that a worker declares; what is sent from then on is not lost."""
     connection = await aio_pika.connect(amqp_url, timeout=10)
     async with connection, asyncio.timeout(WAIT_S):
+        channel = await connection.channel()
         for queue in QUEUES:
             while True:
                 try:
-                    channel = await connection.channel()
                     await channel.declare_queue(queue.name, passive=True)
                     break
                 except ChannelNotFoundEntity:
                     await asyncio.sleep(POLL_S)
+                    channel = await connection.channel()
 
 
 @pytest.fixture

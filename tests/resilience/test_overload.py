@@ -67,7 +67,7 @@ async def test_memory_does_not_grow_with_the_backlog(settings: WorkerSettings, p
     async with running_worker(settings, pool):
         await until_serving(wire)
     small = await drained_with(settings, wire, 2_000)
-    large = await drained_with(settings, wire, 20_000)
+    large = await drained_with(settings, wire, 10_000)
     assert large <= 1.3 * small
 
 
