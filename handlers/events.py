@@ -113,7 +113,7 @@ async def merge_finished(connection: Connection, events: Sequence[RunFinished], 
             await connection.execute(sql.query("recount_claims"), conflicting)
     if _share_claims(new, outcomes):
         await record_double_exports(connection, carried, [])
-    await connection.execute(sql.query("free_leases"), run_ids, None, None)
+    await connection.execute(sql.query("free_leases"), run_ids, [event.org_id for event in new], None)
 
 
 def _carried(event: RunFinished, claims: ClaimOutcomes) -> tuple[UUID, str, str]:

@@ -60,7 +60,7 @@ async def purge_run(connection: Connection, run_id: UUID, purged_by: str) -> Pur
             now,
             json.dumps(tombstone),
         )
-        await free_leases(connection, [run_id])
+        await free_leases(connection, [(run_id, purge.run.org_id)])
         await connection.execute(sql.query("purge_claims"), run_id)
         await connection.execute(sql.query("purge_run"), run_id)
     return purge

@@ -87,18 +87,21 @@ async def release_claims(connection: Connection, request: ReleaseClaims) -> Rele
     async with connection.transaction():
         await lock_runs(connection, [request.run_id])
         return ReleasedClaims(
-            released_count=await free_leases(connection, [request.run_id], request.org_id, request.claim_ids)
+            released_count=await free_leases(connection, [(request.run_id, request.org_id)], request.claim_ids)
         )
 
 
 async def free_leases(
     connection: Connection,
-    run_ids: Sequence[UUID],
-    org_id: str | None = None,
+    runs: Sequence[tuple[UUID, str]],
     claim_ids: Sequence[str] | None = None,
 ) -> int:
-    """Free the leases of runs, all or those of these claims, inside the caller's transaction; returns how many."""
-    freed: int = await connection.fetchval(sql.query("free_leases"), run_ids, org_id, claim_ids)
+    """Free the leases of runs, all or those of these claims, inside the caller's transaction; returns how many.
+
+    A run is given with its organisation: another's leases may stand under the same `runId` until it is known.
+    """
+    run_ids, org_ids = zip(*runs, strict=True)
+    freed: int = await connection.fetchval(sql.query("free_leases"), run_ids, org_ids, claim_ids)
     return freed
 
 

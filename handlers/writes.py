@@ -102,7 +102,7 @@ async def delete_export_run(connection: Connection, request: DeleteExportRun) ->
                 raise _conflict("runId", "is deleted already, by somebody else or for another reason")
             return run_of_row(ExportRun, stored)
         await log_write(connection, RUN_DELETED, "request", request.run_id, stored["org_id"], now, request.payload)
-        await free_leases(connection, [request.run_id])
+        await free_leases(connection, [(request.run_id, stored["org_id"])])
         await connection.execute(sql.query("delete_run"), request.run_id, now, request.deleted_by, request.reason)
         return await _stored_run(connection, request.run_id)
 

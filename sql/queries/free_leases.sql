@@ -1,11 +1,12 @@
--- Free what runs hold: these claims of theirs, or all. In the order in which leases are written, so that nobody who
--- takes an expired one waits for us in a circle.
+-- Free what runs hold: these claims of theirs, or all. Runs and organisations come in pairs. In the order in which
+-- leases are written, so that nobody who takes an expired one waits for us in a circle.
 WITH held AS (
-    SELECT claim_id, org_id FROM claim_leases
-    WHERE run_id = ANY ($1::uuid[]) AND ($2::text IS NULL OR org_id = $2)
-        AND ($3::text[] IS NULL OR claim_id = ANY ($3))
-    ORDER BY claim_id, org_id
-    FOR UPDATE
+    SELECT lease.claim_id, lease.org_id
+    FROM unnest($1::uuid[], $2::text[]) AS holder (run_id, org_id)
+    JOIN claim_leases AS lease USING (run_id, org_id)
+    WHERE $3::text[] IS NULL OR lease.claim_id = ANY ($3)
+    ORDER BY lease.claim_id, lease.org_id
+    FOR UPDATE OF lease
 ), freed AS (
     DELETE FROM claim_leases AS lease USING held
     WHERE lease.claim_id = held.claim_id AND lease.org_id = held.org_id

@@ -6,7 +6,7 @@ WITH token AS MATERIALIZED (
     INSERT INTO claim_leases (claim_id, org_id, run_id, expires_at, fencing_token)
     SELECT claim_id, $1::text, $2::uuid, expires_at, fencing_token
     FROM unnest($3::text[]) AS granted (claim_id) CROSS JOIN token
-    ORDER BY claim_id
+    ORDER BY claim_id COLLATE "C" -- as free_leases does
     ON CONFLICT (claim_id, org_id) DO UPDATE SET
         run_id = excluded.run_id, expires_at = excluded.expires_at, fencing_token = excluded.fencing_token
 )

@@ -200,7 +200,7 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
         [[run_id(1), run_id(2)], ["largest"] * 2, ["claim-17\x1fclaim-18", "claim-27"]],
         {CLAIMS, OVERRIDES},
     ),
-    "leases of runs": ("free_leases", [[run_id(1), run_id(2)], None, None], {LEASES_OF_RUN, LEASES}),
+    "leases of runs": ("free_leases", [[run_id(1), run_id(2)], ["largest"] * 2, None], {LEASES_OF_RUN, LEASES}),
     "overrides of a run": ("list_overrides", [run_id(1), "largest", 100], {OVERRIDES}),
     "double exports": ("list_double_exports", ["org-7", 2**62, False, 21], {DOUBLES}),
     "outbox": ("list_unpublished_alerts", [100], {UNPUBLISHED}),

@@ -52,7 +52,7 @@ QUERIES = {
         "org_id text, claim_id text, run_id uuid, status run_status, finished_at timestamptz, "
         "expires_at timestamptz, fencing_token int8, expired bool",
     ),
-    "free_leases": ("uuid[], text, text[]", "count int8"),
+    "free_leases": ("uuid[], text[], text[]", "count int8"),
     "get_double_export_for_update": ("int8", f"{DOUBLE_EXPORT}, now timestamptz"),
     "get_run": ("uuid", RUN),
     "get_time": ("", "clock_timestamp timestamptz"),
