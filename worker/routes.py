@@ -89,7 +89,7 @@ WRITES_MAX: Final = 2
 """Batches of an event queue under way at once: one is decoded while PostgreSQL writes the other."""
 
 DATABASE_CONNECTIONS_MAX: Final = (
-    WRITES_MAX * len(EVENT_ROUTES) + sum(route.queries_max for route in REQUEST_ROUTES) + len(("alerts", "stale runs"))
+    WRITES_MAX * len(EVENT_ROUTES) + sum(route.queries_max for route in REQUEST_ROUTES) + 2  # alerts, stale runs
 )
 """One for every write and every query that can be under way: nobody waits for a connection."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.commands import COMMAND_TIMEOUT_S, environment
 from tests.wire import Wire
+from worker.routes import DATABASE_CONNECTIONS_MAX
 from worker.settings import WorkerSettings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -40,6 +41,10 @@ async def test_an_exporter_publishes(settings: WorkerSettings, wire: Wire) -> No
 async def test_the_guard_asks(settings: WorkerSettings) -> None:
     answer = await run_example(settings, "The guard asks")
     assert answer == "{'ok': True, 'result': {'exported': [], 'reserved': [], 'unexported': ['taxi-17', 'hotel-4']}}\n"
+
+
+def test_the_number_of_connections() -> None:
+    assert f"up to {DATABASE_CONNECTIONS_MAX} connections to PostgreSQL" in README
 
 
 def test_every_setting_is_in_the_table() -> None:
