@@ -70,12 +70,20 @@ class Client:
 
     async def count(self, queue: str) -> int | None:
         """How many messages stand ready in a queue; None where there is no such queue, or no broker."""
+        declared = await self._look(queue)
+        return None if declared is None else declared.message_count
+
+    async def is_consumed(self, queue: str) -> bool:
+        """Whether somebody consumes from a queue: then it is bound, too."""
+        declared = await self._look(queue)
+        return bool(declared and declared.consumer_count)
+
+    async def _look(self, queue: str) -> spec.Queue.DeclareOk | None:
         channel = None
         try:
             channel = await self.channel()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                declared = await channel.queue_declare(queue, passive=True)
-            return declared.message_count
+                return await channel.queue_declare(queue, passive=True)
         except ERRORS:
             await self.drop(channel)
             return None

@@ -111,9 +111,9 @@ class Faults:
             await self._until_drained(queue)
             while not await self._client.delete(queue):
                 await asyncio.sleep(0.05)
-            # Until it is there again, whatever is published is unroutable.
+            # Until it is there again, and bound, whatever is published is unroutable.
             async with asyncio.timeout(REDECLARED_TIMEOUT_S):
-                while await self._client.count(queue) is None:
+                while not await self._client.is_consumed(queue):
                     await asyncio.sleep(0.05)
 
     async def _until_drained(self, queue: str) -> None:
