@@ -8,7 +8,7 @@ Everyone takes locks in one order (see locking), so writers never wait for each 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
@@ -32,7 +32,8 @@ from .connection import Connection
 from .double_exports import record_double_exports
 from .errors import EventRefused
 from .event_log import Origin
-from .locking import SEPARATOR, lock_claims, lock_runs
+from .locking import SEPARATOR, lock_runs_and_claims
+from .reservations import free_leases
 
 Event = TypeVar("Event", RunCreated, RunFinished)
 
@@ -93,12 +94,15 @@ async def merge_finished(connection: Connection, events: Sequence[RunFinished], 
     if not new:
         return
     outcomes = {event.event_id: claim_outcomes(event) for event in new}
-    run_ids = [event.run_id for event in new]
     carried = [_carried(event, outcomes[event.event_id]) for event in new if event.status != RunStatus.FAILED]
-    await lock_runs(connection, run_ids)
-    await lock_claims(connection, [(event.org_id, outcomes[event.event_id]) for event in new])
+    await lock_runs_and_claims(
+        connection,
+        [event.run_id for event in new],
+        [(event.org_id, outcomes[event.event_id]) for event in new],
+    )
     # Before the claims are written, the index alone tells who else has them: a fifth faster.
     await record_double_exports(connection, carried, new)
+    holders: set[tuple[UUID, str]] = set()
     for one_a_run in _rounds(new):
         merged = await connection.fetch(
             sql.query("merge_finished"),
@@ -106,14 +110,15 @@ async def merge_finished(connection: Connection, events: Sequence[RunFinished], 
         )
         _check_all_merged(one_a_run, merged)
         groups = [group for event in one_a_run for group in _claim_groups(event, outcomes[event.event_id])]
-        await _merge_claims(connection, groups)
+        await _merge_claims(connection, groups, {row["run_id"] for row in merged if row["had_claims"]})
         # Events that name the same claims give the same counts, and only conflicting ones name others.
-        conflicting = [row["run_id"] for row in merged if row["has_conflict"]]
-        if conflicting:
+        if conflicting := [row["run_id"] for row in merged if row["has_conflict"]]:
             await connection.execute(sql.query("recount_claims"), conflicting)
+        holders |= {(row["run_id"], row["org_id"]) for row in merged if row["had_leases"]}
     if _share_claims(new, outcomes):
         await record_double_exports(connection, carried, [])
-    await connection.execute(sql.query("free_leases"), run_ids, [event.org_id for event in new], None)
+    if holders:
+        await free_leases(connection, holders)
 
 
 def _carried(event: RunFinished, claims: ClaimOutcomes) -> tuple[UUID, str, str]:
@@ -150,18 +155,14 @@ def _finished_row(event: RunFinished, claims: ClaimOutcomes) -> tuple[object, ..
     )
 
 
-async def _merge_claims(connection: Connection, groups: Sequence[ClaimGroup]) -> None:
-    """Write the claims of runs whose rows this transaction holds.
+async def _merge_claims(connection: Connection, groups: Sequence[ClaimGroup], had_claims: Collection[UUID]) -> None:
+    """Write the claims of runs that this transaction has locked.
 
-    A run that has none yet, which is the rule, needs no merge: to insert them plainly costs a third less.
+    A run that had none, which is the rule, needs no merge: to insert them plainly costs a third less.
     """
-    if not groups:
-        return
-    run_ids = list({run_id for run_id, *_ in groups})
-    known = {row["run_id"] for row in await connection.fetch(sql.query("find_runs_with_claims"), run_ids)}
-    if new := [group for group in groups if group[0] not in known]:
+    if new := [group for group in groups if group[0] not in had_claims]:
         await connection.execute(sql.query("insert_claims"), *_columns(new))
-    if old := [group for group in groups if group[0] in known]:
+    if old := [group for group in groups if group[0] in had_claims]:
         await connection.execute(sql.query("merge_claims"), *_columns(old))
 
 

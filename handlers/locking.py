@@ -26,13 +26,15 @@ async def lock_runs(connection: Connection, run_ids: Sequence[UUID]) -> None:
     await connection.execute(sql.query("lock_runs"), run_ids)
 
 
-async def lock_claims(connection: Connection, claims: Iterable[tuple[str, Collection[str]]]) -> None:
-    """Keep others from exporting or reserving claims, given as (organisation, claim ids)."""
+async def lock_runs_and_claims(
+    connection: Connection, run_ids: Sequence[UUID], claims: Iterable[tuple[str, Collection[str]]]
+) -> None:
+    """The same, and keep others from exporting or reserving claims, given as (organisation, claim ids)."""
     given = [(org_id, claim_ids) for org_id, claim_ids in claims if claim_ids]
-    if sum(len(claim_ids) for _, claim_ids in given) > CLAIM_LOCKS_MAX:
+    if given and sum(len(claim_ids) for _, claim_ids in given) <= CLAIM_LOCKS_MAX:
+        org_ids, texts = zip(*((org_id, SEPARATOR.join(claim_ids)) for org_id, claim_ids in given), strict=True)
+        await connection.execute(sql.query("lock_runs_and_claims"), run_ids, org_ids, texts)
+        return
+    await lock_runs(connection, run_ids)
+    if given:
         await connection.execute(sql.query("lock_all_claims"))
-    elif given:
-        org_ids = [org_id for org_id, _ in given]
-        await connection.execute(
-            sql.query("lock_claims"), org_ids, [SEPARATOR.join(claim_ids) for _, claim_ids in given]
-        )

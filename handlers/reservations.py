@@ -6,7 +6,7 @@ holder releases it, or somebody takes it and says so.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -24,7 +24,7 @@ from schema.results import ClaimConflict, ConflictReason, ReleasedClaims, Reserv
 from .connection import Connection
 from .errors import RequestRefused, run_not_found
 from .event_log import log_write
-from .locking import lock_claims, lock_runs
+from .locking import lock_runs, lock_runs_and_claims
 
 CLAIMS_TAKEN: Final = "claims-taken"
 """An event type of the log only: claims were granted that had been exported, or that another run had leased."""
@@ -55,9 +55,8 @@ async def reserve_claims(connection: Connection, request: ReserveClaims) -> Rese
     """
     asked = list(dict.fromkeys(request.claim_ids))
     async with connection.transaction():
-        await lock_runs(connection, [request.run_id])
+        await lock_runs_and_claims(connection, [request.run_id], [(request.org_id, asked)])
         await _check_run(connection, request)
-        await lock_claims(connection, [(request.org_id, asked)])
         rows = await connection.fetch(sql.query("find_exports_and_leases"), [request.org_id] * len(asked), asked)
         decision = _decide(request, asked, rows)
         if not decision.granted or (decision.conflicts and request.mode is ReservationMode.ALL_OR_NOTHING):
@@ -93,7 +92,7 @@ async def release_claims(connection: Connection, request: ReleaseClaims) -> Rele
 
 async def free_leases(
     connection: Connection,
-    runs: Sequence[tuple[UUID, str]],
+    runs: Collection[tuple[UUID, str]],
     claim_ids: Sequence[str] | None = None,
 ) -> int:
     """Free the leases of runs, all or those of these claims, inside the caller's transaction; returns how many.

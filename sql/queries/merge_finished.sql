@@ -1,6 +1,7 @@
 -- Merge run-finished events, at most one a run, into their runs: the highest status stands, and of those that
 -- have it the earliest event's facts. Makes the run where its run-created is still on its way.
--- A run of another organisation is left alone and not returned.
+-- A run of another organisation is left alone and not returned. Also returns what the run had when this began: claims,
+-- leases. Its lock (lock_runs) sees to it that nobody adds any meanwhile.
 INSERT INTO export_runs AS run (
     run_id, org_id, created_at, status, finished_at, finished_event_id, finished_digest, error_code,
     error_detail, artifact_key, artifact_sha256, artifact_size_bytes, external_ack_id, claim_count,
@@ -46,4 +47,9 @@ ON CONFLICT (run_id) DO UPDATE SET
     ),
     has_conflict = run.has_conflict OR coalesce(run.finished_digest <> excluded.finished_digest, false)
 WHERE run.org_id = excluded.org_id
-RETURNING run_id, has_conflict
+RETURNING
+    run_id, org_id, has_conflict,
+    EXISTS (SELECT FROM export_run_claims AS claim WHERE claim.run_id = run.run_id OFFSET 0) AS had_claims,
+    EXISTS (
+        SELECT FROM claim_leases AS lease WHERE lease.run_id = run.run_id AND lease.org_id = run.org_id OFFSET 0
+    ) AS had_leases

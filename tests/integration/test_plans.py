@@ -177,6 +177,13 @@ def of(org_id: str, claim_ids: list[str]) -> Arguments:
     return [[org_id] * len(claim_ids), claim_ids]
 
 
+def finished(*numbers: int) -> Arguments:
+    """Runs that end once more."""
+    row = "completed", "2026-01-01Z", uuid4(), "digest", "CODE", "detail", "key", "sha256", 1, "ack", 10, 0
+    columns = [[value] * len(numbers) for value in row]
+    return [[run_id(number) for number in numbers], ["largest"] * len(numbers), *columns]
+
+
 CLAIMS, CLAIMS_OF_RUN = "export_run_claims_pkey", "export_run_claims_of_run"
 LEASES, LEASES_OF_RUN, OVERRIDES = "claim_leases_pkey", "claim_leases_of_run", "claim_overrides_pkey"
 DOUBLES, UNPUBLISHED, PENDING = "double_exports_of_organisation", "double_exports_unpublished", "export_runs_pending"
@@ -206,7 +213,7 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "outbox": ("list_unpublished_alerts", [100], {UNPUBLISHED}),
     "stale runs": ("list_stale_runs", [86_400, TIME_MIN, UUID(int=0), None, 21], {PENDING}),
     "freed by a purge": ("freed_by_purge", [run_id(5)], {CLAIMS_OF_RUN, CLAIMS}),
-    "runs with claims": ("find_runs_with_claims", [[run_id(1), run_id(2)]], {CLAIMS_OF_RUN}),
+    "ends of runs": ("merge_finished", finished(1, 2), {CLAIMS_OF_RUN, LEASES_OF_RUN}),
     "claims of a purge": ("purge_claims", [run_id(5)], {CLAIMS_OF_RUN}),
 }
 # Of these so many rows that here, where a table has 20,000, a plan made for them may read it whole.

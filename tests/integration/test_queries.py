@@ -31,7 +31,6 @@ QUERIES = {
         "uuid[], text[], text",
         "event_id uuid, event_type text, logged_payload text, payload text",
     ),
-    "find_runs_with_claims": ("uuid[]", "run_id uuid"),
     "insert_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "find_runs_by_claim": ("text, text, int8", f"{RUN}, claim_outcome claim_outcome"),
     "freed_by_purge": ("uuid", "claim_id text"),
@@ -66,8 +65,8 @@ QUERIES = {
     "list_unpublished_alerts": ("int8", DOUBLE_EXPORT),
     "lock_alerts": ("", "pg_try_advisory_xact_lock bool"),
     "lock_all_claims": ("", "pg_advisory_xact_lock void"),
-    "lock_claims": ("text[], text[]", "case int8"),
     "lock_runs": ("uuid[]", "count int8"),
+    "lock_runs_and_claims": ("uuid[], text[], text[]", "case int8"),
     "mark_alerts_published": ("int8[]", ""),
     "record_double_exports": ("uuid[], text[], text[]", ""),
     "record_repeated_claims": ("text[], text[], uuid[]", ""),
@@ -82,7 +81,7 @@ QUERIES = {
     "merge_finished": (
         "uuid[], text[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], text[], int8[], "
         "text[], int4[], int4[]",
-        "run_id uuid, has_conflict bool",
+        "run_id uuid, org_id text, has_conflict bool, had_claims bool, had_leases bool",
     ),
     "purge_claims": ("uuid", ""),
     "purge_run": ("uuid", ""),
