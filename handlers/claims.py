@@ -8,6 +8,7 @@ from schema.requests import CheckClaims
 from schema.results import CheckedClaims, ExportedBy, ExportedClaim, ReservedClaim
 
 from .connection import Connection
+from .locking import SEPARATOR
 
 
 async def check_claims(connection: Connection, requests: Sequence[CheckClaims]) -> list[CheckedClaims]:
@@ -16,10 +17,14 @@ async def check_claims(connection: Connection, requests: Sequence[CheckClaims]) 
     A claim is exported if any run of the organisation, deleted or not, exported it (DESIGN section 3). One that is
     not, and that a run has leased, is reserved, even if the lease has expired.
     """
-    asked = list({(request.org_id, claim_id) for request in requests for claim_id in request.claim_ids})
+    asked: dict[str, set[str]] = {}
+    for request in requests:
+        asked.setdefault(request.org_id, set()).update(request.claim_ids)
     exports: dict[tuple[str, str], list[ExportedBy]] = {}
     leases: dict[tuple[str, str], ReservedClaim] = {}
-    for row in await connection.fetch(sql.query("find_exports_and_leases"), *zip(*asked, strict=True)):
+    for row in await connection.fetch(
+        sql.query("find_exports_and_leases"), list(asked), [SEPARATOR.join(claim_ids) for claim_ids in asked.values()]
+    ):
         key = row["org_id"], row["claim_id"]
         if row["expires_at"] is None:
             exported_by = ExportedBy(row["run_id"], RunStatus(row["status"]), row["finished_at"])
@@ -27,7 +32,8 @@ async def check_claims(connection: Connection, requests: Sequence[CheckClaims]) 
         else:
             leases[key] = ReservedClaim(row["claim_id"], row["run_id"], row["expires_at"])
     for runs in exports.values():
-        runs.sort(key=lambda run: (run.finished_at, run.run_id))
+        if len(runs) > 1:
+            runs.sort(key=lambda run: (run.finished_at, run.run_id))
     answers: list[CheckedClaims] = []
     for request in requests:
         exported: list[ExportedClaim] = []

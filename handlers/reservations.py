@@ -24,7 +24,7 @@ from schema.results import ClaimConflict, ConflictReason, ReleasedClaims, Reserv
 from .connection import Connection
 from .errors import RequestRefused, run_not_found
 from .event_log import log_write
-from .locking import lock_runs, lock_runs_and_claims
+from .locking import SEPARATOR, lock_runs, lock_runs_and_claims
 
 CLAIMS_TAKEN: Final = "claims-taken"
 """An event type of the log only: claims were granted that had been exported, or that another run had leased."""
@@ -57,7 +57,7 @@ async def reserve_claims(connection: Connection, request: ReserveClaims) -> Rese
     async with connection.transaction():
         await lock_runs_and_claims(connection, [request.run_id], [(request.org_id, asked)])
         await _check_run(connection, request)
-        rows = await connection.fetch(sql.query("find_exports_and_leases"), [request.org_id] * len(asked), asked)
+        rows = await connection.fetch(sql.query("find_exports_and_leases"), [request.org_id], [SEPARATOR.join(asked)])
         decision = _decide(request, asked, rows)
         if not decision.granted or (decision.conflicts and request.mode is ReservationMode.ALL_OR_NOTHING):
             return ReservedClaims.model_construct(

@@ -87,8 +87,8 @@ def unsorted_upsert() -> None:
 
 def ignore_leases() -> None:
     """Grant claims whoever holds them."""
-    found = "JOIN claim_leases AS lease USING (claim_id, org_id)"
-    _edit_queries(lambda text: text.replace(found, f"{found} WHERE false"))
+    found = "FROM claim_leases\n    WHERE claim_id = ANY"
+    _edit_queries(lambda text: text.replace(found, found.replace("WHERE", "WHERE false AND")))
 
 
 def forget_alerts() -> None:

@@ -174,7 +174,7 @@ def counted(org_id: str, status: str | None = None) -> Arguments:
 
 
 def of(org_id: str, claim_ids: list[str]) -> Arguments:
-    return [[org_id] * len(claim_ids), claim_ids]
+    return [[org_id], ["\x1f".join(claim_ids)]]
 
 
 def finished(*numbers: int) -> Arguments:
