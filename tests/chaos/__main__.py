@@ -66,6 +66,7 @@ SORTS = (
     "wrong in the store",
     "wrong reply",
     "unanswered in calm",
+    "late or second reply in calm",
     "dead letter missing",
     "dead letter unexpected",
     "dead letter wrong",

@@ -265,7 +265,9 @@ class Campaign:
         return Random(f"{self._options.seed}/{name}")
 
     def _client(self, *, replies: bool = False) -> Client:
-        client = Client(self._world.broker.url, replies=replies)
+        client = Client(
+            self._world.broker.url, replies=replies, unawaited=lambda ident: self._ledger.note("unawaited", id=ident)
+        )
         self._stack.push_async_callback(client.close)
         return client
 

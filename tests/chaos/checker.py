@@ -27,7 +27,7 @@ it had come.
 - UNAVAILABLE is always right; every other error is wrong.
 
 In calm (no fault on or not yet recovered from) a request that got no answer must get one when it is
-repeated.
+repeated, and no reply comes late or twice. Around a fault it may: a worker's ack can be lost where its reply is not.
 """
 
 import base64
@@ -128,6 +128,8 @@ class Book:
         self._asks: dict[str, Record] = {}
         self._first_reply_t = float("inf")
         self._silent: dict[str, tuple[float, float]] = {}
+        self._asked_t: dict[str, float] = {}
+        self._unawaited: list[tuple[str, float]] = []
 
     def read(self, path: Path) -> None:
         """Read the ledger."""
@@ -139,6 +141,7 @@ class Book:
             "reply": self._reply,
             "silence": self._silence,
             "unsent": self._unsent,
+            "unawaited": self._reply_unawaited,
             "fault": self._fault,
             "back": self._back,
             "recovered": self._recovered,
@@ -170,6 +173,14 @@ class Book:
         self.verdict.facts["answered"] = self.answered
         self.verdict.facts["unanswered during faults"] = during
         self.verdict.facts["unanswered in calm"] = calm
+
+    def judge_unawaited(self) -> None:
+        """In calm no reply comes a second time, or when nobody waits any more; but the first ones wait for a worker."""
+        for ident, t in self._unawaited:
+            asked_t = self._asked_t[ident]
+            if asked_t > self._first_reply_t and not self.disturbed(asked_t, t):
+                self.verdict.blame("late or second reply in calm", f"to request {ident} at {t:.1f}")
+        self.verdict.facts["late or second replies"] = len(self._unawaited)
 
     def _start(self, record: Record, offset: int) -> None:
         self.wall_minus_t = self.leases.wall_minus_t = record["wall"] - record["t"]
@@ -208,6 +219,7 @@ class Book:
     def _ask(self, record: Record, offset: int) -> None:
         self.asked += 1
         self._asks[record["id"]] = record
+        self._asked_t[record["id"]] = record["t"]
         if record["op"] in ("reserve-claims", "release-claims"):
             self.leases.note_asked(record)
 
@@ -217,6 +229,9 @@ class Book:
 
     def _silence(self, record: Record, offset: int) -> None:
         self._silent[record["id"]] = (self._asks[record["id"]]["t"], record["t"])
+
+    def _reply_unawaited(self, record: Record, offset: int) -> None:
+        self._unawaited.append((record["id"], record["t"]))
 
     def _reply(self, record: Record, offset: int) -> None:
         ask, reply = self._asks.pop(record["id"]), record["reply"]
@@ -301,6 +316,7 @@ async def check(
     book = Book(verdict)
     book.read(ledger)
     book.judge_silence()
+    book.judge_unawaited()
     _judge_recovery(book, verdict, recovery_max_s)
     with ledger.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         bodies = Bodies(text)

@@ -4,6 +4,7 @@ It goes past the proxies: the wires broken on purpose are the workers'.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiormq
@@ -20,15 +21,18 @@ ERRORS: Final = (AMQPError, OSError, TimeoutError, RuntimeError)
 
 
 class Client:
-    """Publishes with confirms; with `replies`, asks and hears replies instead."""
+    """Publishes with confirms; with `replies`, asks and hears replies instead.
 
-    def __init__(self, url: str, *, replies: bool = False) -> None:
+    `unawaited` is told the request of each reply that nobody waits for: it is the second, or late.
+    """
+
+    def __init__(self, url: str, *, replies: bool = False, unawaited: Callable[[str], object] | None = None) -> None:
         self._url = f"{url}?heartbeat=10"
         self._replies = replies
         self._opening = asyncio.Lock()
         self._open: tuple[AbstractConnection, AbstractChannel] | None = None
         self.waiting: dict[str, asyncio.Future[bytes]] = {}
-        self.unexpected_replies: list[str] = []
+        self._unawaited = unawaited
 
     async def publish(self, exchange: str, routing_key: str, body: bytes, properties: spec.Basic.Properties) -> bool:
         """Whether the broker has confirmed it; without confirms, whether it was written to the wire."""
@@ -122,10 +126,10 @@ class Client:
     async def _take(self, reply: DeliveredMessage) -> None:
         correlation_id = str(reply.header.properties.correlation_id)
         waiting = self.waiting.get(correlation_id)
-        if waiting is None or waiting.done():
-            self.unexpected_replies.append(correlation_id)
-        else:
+        if waiting is not None and not waiting.done():
             waiting.set_result(reply.body)
+        elif self._unawaited is not None:
+            self._unawaited(correlation_id)
 
 
 def properties(**given: Any) -> spec.Basic.Properties:

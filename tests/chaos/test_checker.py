@@ -81,6 +81,7 @@ def verdict_on(tmp_path: Path, *lines: Line) -> Verdict:
     book = Book(verdict)
     book.read(ledger.path)
     book.judge_silence()
+    book.judge_unawaited()
     return verdict
 
 
@@ -193,6 +194,13 @@ def test_silence_in_calm(tmp_path: Path) -> None:
         ("silence", {"id": "2"}),
     ]
     assert list(verdict_on(tmp_path, *asks).found) == ["unanswered in calm"]
+    fault = ("fault", {"kinds": ["any"]})
+    assert verdict_on(tmp_path / "second", fault, *asks).found == {}
+
+
+def test_a_second_reply_in_calm(tmp_path: Path) -> None:
+    asks = [asked("0", "a"), told("0", {}, "a"), asked("1", "a"), told("1", {}, "a"), ("unawaited", {"id": "1"})]
+    assert list(verdict_on(tmp_path, *asks).found) == ["late or second reply in calm"]
     fault = ("fault", {"kinds": ["any"]})
     assert verdict_on(tmp_path / "second", fault, *asks).found == {}
 
