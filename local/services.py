@@ -8,13 +8,13 @@ however that one ends, and leaves nothing behind.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from local.postgresql import LocalPostgreSQL
+from local.postgresql import NOT_DURABLE, LocalPostgreSQL
 from local.processes import ServiceError, say
 from local.rabbitmq import LocalRabbitMQ
 
@@ -46,16 +46,19 @@ class _Server(Protocol):
 
 
 @contextmanager
-def services(say: Callable[[str], None] = say, *, durable: bool = False) -> Iterator[Services]:
+def services(
+    say: Callable[[str], None] = say, *, postgresql_settings: Mapping[str, str] = NOT_DURABLE
+) -> Iterator[Services]:
     """Bring up both services side by side, yield their addresses, and end what was started.
 
-    `say` is told what takes time. With `durable` off, a PostgreSQL started here does not wait for the disk.
+    `say` is told what takes time. A PostgreSQL started here has these settings; by default, it does not wait for the
+    disk.
 
     Raises ServiceError if one of them cannot be had. Nothing runs on after any exception, KeyboardInterrupt
     included.
     """
     rabbitmq = None if os.environ.get(AMQP_URL) else _rabbitmq(say)
-    postgresql = None if os.environ.get(DATABASE_URL) else _postgresql(say, durable=durable)
+    postgresql = None if os.environ.get(DATABASE_URL) else _postgresql(say, postgresql_settings)
     with ExitStack() as stack:
         servers = [server for server in (rabbitmq, postgresql) if server]
         for server in servers:
@@ -73,12 +76,12 @@ def _rabbitmq(say: Callable[[str], None]) -> _Server:
     return containers.rabbitmq() if containers.can_run(containers.RABBITMQ_IMAGE, say) else LocalRabbitMQ(say)
 
 
-def _postgresql(say: Callable[[str], None], *, durable: bool) -> _Server:
+def _postgresql(say: Callable[[str], None], settings: Mapping[str, str]) -> _Server:
     from local import containers
 
     if containers.can_run(containers.POSTGRESQL_IMAGE, say):
-        return containers.postgresql(durable=durable)
-    return LocalPostgreSQL(durable=durable)
+        return containers.postgresql(settings)
+    return LocalPostgreSQL(settings)
 
 
 def _start(servers: Sequence[_Server]) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from local.postgresql import LocalPostgreSQL
+from local.postgresql import NOT_DURABLE, LocalPostgreSQL
 from local.processes import GuardedProcess
 from local.rabbitmq import LocalRabbitMQ
 from tests.chaos.exporters import Gate
@@ -159,7 +159,7 @@ async def world(directory: Path, plant: str | None) -> AsyncIterator[World]:
     """Bring everything up, with the schema in place; workers log into `directory`."""
     async with AsyncExitStack() as stack:
         broker = LocalRabbitMQ()
-        database = LocalPostgreSQL(durable=False)
+        database = LocalPostgreSQL(NOT_DURABLE)
         for server in (broker, database):
             stack.push_async_callback(asyncio.to_thread, server.close)
         await asyncio.gather(asyncio.to_thread(broker.start), asyncio.to_thread(database.start))

@@ -10,7 +10,7 @@ import aio_pika
 import pytest
 import structlog
 
-from local.postgresql import LocalPostgreSQL
+from local.postgresql import NOT_DURABLE, LocalPostgreSQL
 from local.rabbitmq import LocalRabbitMQ
 from tests.chaos.proxy import Proxy
 from tests.resilience.observing import Log
@@ -36,7 +36,7 @@ def broker_server() -> Iterator[LocalRabbitMQ]:
 @pytest.fixture(scope="session")
 def database_server() -> Iterator[LocalPostgreSQL]:
     """A PostgreSQL of these tests' own. Who breaks it mends it."""
-    with LocalPostgreSQL(durable=False) as server:
+    with LocalPostgreSQL(NOT_DURABLE) as server:
         yield server
 
 

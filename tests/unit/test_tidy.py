@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import sql
+from local.postgresql import AS_SHIPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("schema", "sql", "handlers", "worker")
@@ -283,3 +284,9 @@ def test_lock_files_name_no_registry() -> None:
 @pytest.mark.parametrize("text", ["see /ho" + "me/me/x", "'/wo" + "rk/main'", "https://pypi.pro" + "xy.example/simple"])
 def test_a_machine_is_recognised(text: str) -> None:
     assert MACHINE_PATHS.search(text) or PRIVATE_HOSTS.search(text)
+
+
+def test_benchmarks_run_on_the_postgresql_of_the_compose_file() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    [command] = re.findall(r"^ *(postgres -c .*)$", text, re.MULTILINE)
+    assert dict(re.findall(r"-c (\w+)=(\S+)", command)) == AS_SHIPPED
