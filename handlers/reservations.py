@@ -42,8 +42,8 @@ class _Decision:
     taken: list[tuple[str, UUID, datetime]] = field(default_factory=list)
     """Granted although leased: the claim, its holder, and when the lease expired."""
 
-    tokens: list[int | None] = field(default_factory=list)
-    """Of each granted claim, the token of the lease that the run already has."""
+    leased: dict[str, int | None] = field(default_factory=dict)
+    """Granted, and leased until now: by this run, with which token, or by another (None)."""
 
 
 async def reserve_claims(connection: Connection, request: ReserveClaims) -> ReservedClaims:
@@ -67,8 +67,9 @@ async def reserve_claims(connection: Connection, request: ReserveClaims) -> Rese
             sql.query("write_leases"),
             request.org_id,
             request.run_id,
-            decision.granted,
-            _token_to_keep(decision.tokens),
+            SEPARATOR.join(claim_id for claim_id in decision.granted if claim_id not in decision.leased),
+            SEPARATOR.join(decision.leased),
+            _token_to_keep(decision),
             request.ttl_seconds,
         )
         assert lease is not None
@@ -137,10 +138,11 @@ def _decide(request: ReserveClaims, asked: Sequence[str], rows: Sequence[Record]
         elif lease is None or lease["run_id"] == request.run_id or (lease["expired"] and request.take_expired):
             decision.granted.append(claim_id)
             decision.overridden += [(claim_id, row["run_id"]) for row in exported]
-            own = lease is not None and lease["run_id"] == request.run_id
-            decision.tokens.append(lease["fencing_token"] if lease is not None and own else None)
-            if lease is not None and not own:
-                decision.taken.append((claim_id, lease["run_id"], lease["expires_at"]))
+            if lease is not None:
+                own = lease["run_id"] == request.run_id
+                decision.leased[claim_id] = lease["fencing_token"] if own else None
+                if not own:
+                    decision.taken.append((claim_id, lease["run_id"], lease["expires_at"]))
             continue
         else:
             reason = ConflictReason.EXPIRED if lease["expired"] else ConflictReason.RESERVED
@@ -149,13 +151,13 @@ def _decide(request: ReserveClaims, asked: Sequence[str], rows: Sequence[Record]
     return decision
 
 
-def _token_to_keep(tokens: Sequence[int | None]) -> int | None:
+def _token_to_keep(decision: _Decision) -> int | None:
     """The token of a reservation that repeats others; none where a claim is new to the run.
 
     A token is greater than that of whoever held the claim before. So the greatest of several fits all their claims.
     """
-    known = [token for token in tokens if token is not None]
-    return max(known) if len(known) == len(tokens) else None
+    known = [token for token in decision.leased.values() if token is not None]
+    return max(known) if len(known) == len(decision.granted) else None
 
 
 async def _record_taking(connection: Connection, request: ReserveClaims, decision: _Decision) -> None:

@@ -86,9 +86,16 @@ def unsorted_upsert() -> None:
 
 
 def ignore_leases() -> None:
-    """Grant claims whoever holds them."""
+    """Grant claims whoever holds them, and take them away from whoever does."""
     found = "FROM claim_leases\n    WHERE claim_id = ANY"
-    _edit_queries(lambda text: text.replace(found, found.replace("WHERE", "WHERE false AND")))
+    free = "AS free (claim_id) CROSS JOIN token"
+    taking = (
+        " ON CONFLICT (claim_id, org_id) DO UPDATE SET"
+        " run_id = excluded.run_id, expires_at = excluded.expires_at, fencing_token = excluded.fencing_token"
+    )
+    _edit_queries(
+        lambda text: text.replace(found, found.replace("WHERE", "WHERE false AND")).replace(free, free + taking)
+    )
 
 
 def forget_alerts() -> None:

@@ -71,7 +71,7 @@ QUERIES = {
     "record_double_exports": ("uuid[], text[], text[]", ""),
     "record_repeated_claims": ("text[], text[], uuid[]", ""),
     "resolve_double_export": ("int8, timestamptz, text, text", DOUBLE_EXPORT),
-    "write_leases": ("text, uuid, text[], int8, int4", "fencing_token int8, expires_at timestamptz"),
+    "write_leases": ("text, uuid, text, text, int8, int4", "fencing_token int8, expires_at timestamptz"),
     "merge_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "merge_created": (
         "uuid[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], date[], date[], uuid[], "

@@ -717,7 +717,7 @@ async def test_who_takes_leases_and_who_frees_them_go_in_one_order(connection: C
     other way, and both wait in a circle. The tests' servers have no such order: so the plans.
     """
     freeing = await connection.fetch(f"EXPLAIN {sql.query('free_leases')}", [uuid4()], ["org-1"], None)
-    taking = await connection.fetch(f"EXPLAIN {sql.query('write_leases')}", "org-1", uuid4(), ["c-1"], None, 60)
+    taking = await connection.fetch(f"EXPLAIN {sql.query('write_leases')}", "org-1", uuid4(), "c-1", "c-2", None, 60)
     for plan in (freeing, taking):
         [key] = [row[0].strip() for row in plan if "Sort Key" in row[0]]
         assert re.match(r'Sort Key: \w+\.claim_id COLLATE "C"', key)
