@@ -37,7 +37,7 @@ from worker.app import run_worker
 from worker.client import open_client
 from worker.console import Exit, complain, fail, failures_explained, out, read_settings
 from worker.database import connect
-from worker.dead_letters_cli import dead_letters
+from worker.dead_letter_command.cli import dead_letters
 from worker.imports import Import, publish_lines
 from worker.migrations import migrate as apply_migrations
 from worker.settings import BrokerSettings, DatabaseSettings, WorkerSettings

@@ -135,7 +135,8 @@ class EventConsumer:
             await self._store(decoded, stopping)
 
     async def _store(self, decoded: Sequence[Decoded], stopping: asyncio.Event) -> None:
-        """Store events and ack them. Of a batch that is refused each half is tried, down to the offender.
+        """Store events and ack them. Of a batch that is refused each half is tried, down to the offender; of
+        one that hangs, each event.
 
         While the database is away nothing moves: the batch is kept and tried again. If that lasts until
         `stopping`, it stays unacknowledged and will be delivered again.
@@ -148,8 +149,15 @@ class EventConsumer:
                     await self._route.store(connection, events)
                 break
             except Exception as error:  # noqa: BLE001 -- whatever it is, it has a meaning
-                if limit.expired() or meaning_of(error) is not Failure.UNAVAILABLE:
-                    await self._split_or_give_up(decoded, error, stopping)
+                hung = limit.expired()
+                if hung or meaning_of(error) is not Failure.UNAVAILABLE:
+                    if len(decoded) == 1:
+                        await self._give_up(decoded[0], error)
+                        return
+                    # Halves find the offender soonest; but whoever hangs is waited for each time.
+                    size = 1 if hung else (len(decoded) + 1) // 2
+                    for first in range(0, len(decoded), size):
+                        await self._store(decoded[first : first + size], stopping)
                     return
                 self._log.debug("events_kept", events=len(events), retry_in_s=round(delay_s, 2), **describe(error))
             with suppress(TimeoutError):
@@ -160,13 +168,7 @@ class EventConsumer:
             self._log.debug("event_stored", event_id=str(each.event.event_id), run_id=str(each.event.run_id))
         self._log.info("events_stored", events=len(events))
 
-    async def _split_or_give_up(self, decoded: Sequence[Decoded], error: Exception, stopping: asyncio.Event) -> None:
-        if len(decoded) > 1:
-            half = len(decoded) // 2
-            await self._store(decoded[:half], stopping)
-            await self._store(decoded[half:], stopping)
-            return
-        [offender] = decoded
+    async def _give_up(self, offender: Decoded, error: Exception) -> None:
         if isinstance(error, EventRefused):
             await self._dead_letter(offender.delivery, error)
         elif meaning_of(error) is Failure.UNSTORABLE:

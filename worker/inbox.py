@@ -6,8 +6,10 @@ from typing import Final
 
 from worker.amqp import Delivery, deliveries_before
 
-SUSPECT_DELIVERIES: Final = 3
-"""One lost connection, or two, are the world's doing. What comes back for the third time may be what broke it."""
+SUSPECT_DELIVERIES: Final = 10
+"""Lost connections are the world's doing, and send hundreds of innocents back at once. What comes back for the tenth
+time, of the 50 that RabbitMQ allows, may be what broke them.
+"""
 
 
 def is_suspect(delivery: Delivery) -> bool:

@@ -17,12 +17,11 @@ from handlers.connection import Connection
 from tests.commands import COMMAND, Finished, environment
 from tests.forked import forked_export_runs
 from tests.wire import POLL_S, WAIT_S, Json, Wire, run_created, run_finished
-from worker import dead_letter_box
 from worker.amqp import Delivery
-from worker.dead_letter_box import open_box
-from worker.dead_letter_facts import DeadLetter, Selection
-from worker.dead_letter_tools import Outcome, work_through
-from worker.dead_letter_views import summaries
+from worker.dead_letter_command.box import open_box
+from worker.dead_letter_command.facts import DeadLetter, Selection
+from worker.dead_letter_command.tools import Outcome, work_through
+from worker.dead_letter_command.views import summaries
 from worker.settings import WorkerSettings
 from worker.topology import declare
 
@@ -160,7 +159,7 @@ async def test_looking_changes_nothing(settings: WorkerSettings, wire: Wire, que
 async def test_of_a_long_queue_only_the_first_are_looked_at(
     settings: WorkerSettings, wire: Wire, queues: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letter_box, "LOOK_ON_MAX", 29)
+    monkeypatch.setattr("worker.dead_letter_command.box.LOOK_ON_MAX", 29)
     for _ in range(30):
         await die(wire, b"x")
     async with open_box(settings) as box:
@@ -513,7 +512,7 @@ async def test_a_long_replay_gives_back_what_it_only_looked_at(
     settings: WorkerSettings, wire: Wire, queues: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RabbitMQ would close its channel else; what was given back is looked at again, and treated once."""
-    monkeypatch.setattr(dead_letter_box, "HOLD_S", 0)
+    monkeypatch.setattr("worker.dead_letter_command.box.HOLD_S", 0)
     for number in range(4):
         await die(wire, b"x", message_id=f"no-{number}", code="INVALID_EVENT")
         await die(wire, b"x", message_id=f"yes-{number}")

@@ -28,6 +28,7 @@ def main() -> int:
         faults=faults,
         duration_s=arguments.duration_s,
         rate=arguments.rate or defaults.rate,
+        pair_share=defaults.pair_share if arguments.pair_share is None else arguments.pair_share,
         longest_fault_s=arguments.longest_fault_s or defaults.longest_fault_s,
         malformed_frames=not arguments.no_malformed_frames,
         plant=arguments.plant,
@@ -79,6 +80,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, help=f"how many faults (default {DEFAULT_FAULTS})")
     parser.add_argument("--duration-s", type=float, help="stop breaking things after so many seconds")
     parser.add_argument("--rate", type=float, help="events a second")
+    parser.add_argument("--pair-share", type=float, help="how many of the faults begin as one of a pair, 0 to 1")
     parser.add_argument("--longest-fault-s", type=float, help="how long a fault may last")
     parser.add_argument("--no-malformed-frames", action="store_true", help="only frames that any client can send")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="run workers that have this bug")

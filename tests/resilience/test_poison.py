@@ -28,17 +28,20 @@ DELIVERIES_MAX = 3
 Poisoned = Callable[[], Awaitable[None]]
 
 
-def poison(run_id: str, effect: Poisoned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the handler of workers of this process fall over one run."""
+def poison(run_id: str, effect: Poisoned, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have the handler of workers of this process fall over one run; the sizes of the batches with it, as they come."""
+    sizes: list[int] = []
 
     async def store(connection: Connection, batch: Sequence[RunCreated]) -> None:
         if any(str(event.run_id) == run_id for event in batch):
+            sizes.append(len(batch))
             await effect()
         await created.store(connection, batch)
 
     created, *others = routes.EVENT_ROUTES
     assert created.event_type == "run-created"
     monkeypatch.setattr(session, "EVENT_ROUTES", (replace(created, store=store), *others))
+    return sizes
 
 
 async def hang() -> None:
@@ -65,7 +68,7 @@ async def test_an_event_that_breaks_its_handler(
     runs = [run_created(orgId="org-many") for _ in range(NEIGHBOURS + 1)]
     bad = runs[NEIGHBOURS // 2]
     await limit(QUEUE, "x-delivery-limit", DELIVERIES_MAX)
-    poison(bad["runId"], effect, monkeypatch)
+    sizes = poison(bad["runId"], effect, monkeypatch)
     monkeypatch.setattr(events, "REQUEUE_DELAY_FIRST_S", 0.01)
     monkeypatch.setattr(events, "STORE_TIMEOUT_S", 0.5)
     async with running_worker(settings, pool):
@@ -78,6 +81,8 @@ async def test_an_event_that_breaks_its_handler(
         assert len(history["runs"]) == NEIGHBOURS
         assert await wire.count_in(DEAD) == 0
     assert len(log.of("event_failed")) == DELIVERIES_MAX + 1
+    if effect is hang:
+        assert all(after == 1 for after in sizes[1:]), "each batch that hangs waits for its time-out"
     assert log.of("session_lost") == []
 
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from worker.dead_letter_views import BODY_SHOWN_CHARS_MAX, age, body_text
+from worker.dead_letter_command.views import BODY_SHOWN_CHARS_MAX, age, body_text
 
 BODIES = {
     "object": (

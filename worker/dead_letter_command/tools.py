@@ -18,8 +18,8 @@ from handlers.discards import Discard, log_discard
 from schema import names
 from schema.events import EVENTS
 from worker.amqp import Delivery, Link
-from worker.dead_letter_box import DeadLetterBox, Tally, broker_explained
-from worker.dead_letter_facts import (
+from worker.dead_letter_command.box import DeadLetterBox, Tally, broker_explained
+from worker.dead_letter_command.facts import (
     REPLAY_COUNT_HEADER,
     REPLAY_ID_HEADER,
     REPLAYED_ERRORS_HEADER,

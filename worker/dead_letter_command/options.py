@@ -13,8 +13,8 @@ from schema.events import EVENTS
 from schema.fields import Prose
 from schema.limits import REASON_CHARS_MAX
 from worker.console import Exit, fail
-from worker.dead_letter_box import QUEUES
-from worker.dead_letter_facts import Selection
+from worker.dead_letter_command.box import QUEUES
+from worker.dead_letter_command.facts import Selection
 
 AGE_DAYS_MAX: Final = 36_500
 RATE_MIN: Final = 0.01

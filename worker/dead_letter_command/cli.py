@@ -16,9 +16,9 @@ from rich.progress import Progress
 from worker import logs
 from worker.console import Exit, complain, err, fail, failures_explained, out, read_settings
 from worker.database import connect
-from worker.dead_letter_box import DeadLetterBox, Tally, open_box, open_broker
-from worker.dead_letter_facts import DeadLetter, Selection
-from worker.dead_letter_options import (
+from worker.dead_letter_command.box import DeadLetterBox, Tally, open_box, open_broker
+from worker.dead_letter_command.facts import DeadLetter, Selection
+from worker.dead_letter_command.options import (
     AsJson,
     ErrorCode,
     Limit,
@@ -32,8 +32,8 @@ from worker.dead_letter_options import (
     queues_of,
     selection_of,
 )
-from worker.dead_letter_tools import Discarder, Outcome, Replayer, Tool, check_event_queues, work_through
-from worker.dead_letter_views import as_json, printable, show_letter, show_list, summaries
+from worker.dead_letter_command.tools import Discarder, Outcome, Replayer, Tool, check_event_queues, work_through
+from worker.dead_letter_command.views import as_json, printable, show_letter, show_list, summaries
 from worker.settings import BrokerSettings, DatabaseSettings
 
 LISTED_DEFAULT: Final = 100

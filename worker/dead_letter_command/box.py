@@ -19,7 +19,7 @@ from schema import names
 from schema.events import EVENTS
 from worker.amqp import CONNECTION_ERRORS, Delivery, Link, ack, flush, open_link
 from worker.client import Unreachable
-from worker.dead_letter_facts import DeadLetter, Selection, read
+from worker.dead_letter_command.facts import DeadLetter, Selection, read
 from worker.settings import BrokerSettings
 
 QUEUES: Final = (*map(names.dead_letter_queue, EVENTS), names.UNROUTABLE_QUEUE)

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.amqp import Delivery
-from worker.dead_letter_box import Tally
-from worker.dead_letter_facts import DeadLetter
+from worker.dead_letter_command.box import Tally
+from worker.dead_letter_command.facts import DeadLetter
 
 BODY_SHOWN_CHARS_MAX: Final = 20_000
 """A person reads no more; --json has it all."""
