@@ -6,6 +6,7 @@ from typing import Any
 
 import aio_pika
 import pytest
+from aiormq import spec
 
 from schema import names
 from tests.chaos.proxy import CHUNK_BYTES, Proxy
@@ -15,7 +16,7 @@ from tests.resilience.conftest import Routes, opened, through
 from tests.resilience.observing import RECOVERY_S, Log, until, until_serving
 from tests.wire import Wire, run_created
 from worker import amqp, session
-from worker.amqp import Delivery, ack, open_link, requeue, start_consuming
+from worker.amqp import Delivery, ack, flush, open_link, reply, requeue, start_consuming
 from worker.backoff import delays_s
 from worker.database import Pool
 from worker.session import run_sessions
@@ -246,6 +247,31 @@ async def test_settling_on_a_lost_connection_does_no_harm(settings: WorkerSettin
     await settle(delivery)
     again = await wire.take_from(queue.name)
     assert (again.body, again.redelivered) == (b"held", True)
+    await queue.delete()
+
+
+async def test_a_reply_does_not_come_back(settings: WorkerSettings, wire: Wire) -> None:
+    """RabbitMQ 3.10 returns a mandatory direct reply even when it has delivered it."""
+    queue = await wire.channel.declare_queue("reply.asked", auto_delete=False)
+    requests: asyncio.Queue[Delivery] = asyncio.Queue()
+    answers: asyncio.Queue[Delivery] = asyncio.Queue()
+    returned: list[object] = []
+    async with (
+        open_link(settings, "a client", lambda reason: None, confirms=False) as client,
+        open_link(settings, "a server", lambda reason: None, confirms=False) as server,
+    ):
+        server.underlay.on_return_callbacks.add(returned.append)
+        await client.underlay.basic_consume("amq.rabbitmq.reply-to", answers.put, no_ack=True)
+        await start_consuming(server, queue.name, 1, requests.put_nowait)
+        asking = spec.Basic.Properties(reply_to="amq.rabbitmq.reply-to", correlation_id="mine")
+        await client.underlay.basic_publish(b"asked", routing_key=queue.name, properties=asking)
+        request = await asyncio.wait_for(requests.get(), RECOVERY_S)
+        await ack(request)
+        await reply(server, [(request, b"answered")])
+        answer = await asyncio.wait_for(answers.get(), RECOVERY_S)
+        await flush(server)  # what comes back comes before that is answered
+    assert (answer.body, answer.header.properties.correlation_id) == (b"answered", "mine")
+    assert returned == []
     await queue.delete()
 
 
