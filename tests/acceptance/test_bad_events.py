@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,12 +14,9 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from handlers.connection import Connection
-from tests.conftest import running_worker
 from tests.wire import POLL_S, WAIT_S, Json, Wire, now, run_created, run_finished
-from worker.database import Pool
-from worker.settings import WorkerSettings
 
-pytestmark = pytest.mark.usefixtures("worker")
+pytestmark = pytest.mark.usefixtures("unharmed_worker")
 
 VALID: dict[str, Callable[..., Json]] = {"run-created": run_created, "run-finished": run_finished}
 both_types = pytest.mark.parametrize("event_type", VALID)
@@ -52,28 +49,6 @@ class Bad:
     names: str
     code: str = "INVALID_EVENT"
     properties: Json = field(default_factory=dict)
-
-
-@pytest.fixture
-async def worker(
-    settings: WorkerSettings, pool: Pool, wire: Wire, caplog: pytest.LogCaptureFixture
-) -> AsyncIterator[None]:
-    """A worker that still answers after the test, and then has left no event unsettled or dead unseen."""
-    async with running_worker(settings, pool):
-        await wire.ready()
-        yield
-        await wire.ready()
-    errors = [
-        record.getMessage()
-        for record in caplog.get_records("call")
-        if record.levelname == "ERROR" and record.name.startswith(("aio_pika", "aiormq"))
-    ]
-    assert errors == [], "a connection was lost, or worse"
-    left = {}
-    for event_type in VALID:
-        for queue in (f"export-runs.{event_type}", f"export-runs.{event_type}.dead"):
-            left[queue] = await wire.count_in(queue)
-    assert not any(left.values()), left
 
 
 def encode(event: Json, **json_options: Any) -> bytes:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -13,12 +12,9 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import DeliveryError
 
 from handlers.connection import Connection
-from tests.conftest import running_worker
 from tests.wire import POLL_S, WAIT_S, Json, Wire, run_created, run_finished
-from worker.database import Pool
-from worker.settings import WorkerSettings
 
-pytestmark = pytest.mark.usefixtures("worker")
+pytestmark = pytest.mark.usefixtures("unharmed_worker")
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
 RUN_ID = str(uuid4())
@@ -45,25 +41,6 @@ OUR_QUEUES = (
 RAW_TOKEN = re.compile(r'"@([^"]+)"')
 HUGE_FLOAT = "@1e200000"
 DEEP = "@" + "[" * 100 + "]" * 100
-
-
-@pytest.fixture
-async def worker(
-    settings: WorkerSettings, pool: Pool, wire: Wire, caplog: pytest.LogCaptureFixture
-) -> AsyncIterator[None]:
-    """A worker that still answers after the test, and then has left no message unsettled in any queue."""
-    async with running_worker(settings, pool):
-        await wire.ready()
-        yield
-        await wire.ready()
-    errors = [
-        record.getMessage()
-        for record in caplog.get_records("call")
-        if record.levelname == "ERROR" and record.name.startswith(("aio_pika", "aiormq"))
-    ]
-    assert errors == [], "a connection was lost, or worse"
-    left = {queue: await wire.count_in(queue) for queue in OUR_QUEUES}
-    assert not any(left.values()), left
 
 
 def encode(request: Json) -> bytes:

@@ -1,7 +1,6 @@
 """Claims that go out twice: found by whoever makes them so, listed, resolved, and put into the outbox."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from itertools import combinations
 from random import Random
 from typing import Any
@@ -28,8 +27,6 @@ from schema.requests import ListDoubleExports, ResolveDoubleExport
 from schema.results import DoubleExport, DoubleExports
 from tests.integration.test_reservations import (
     OVERRIDE,
-    database_of_file,
-    emptied,
     ended,
     expire,
     finish,
@@ -46,24 +43,10 @@ Found = tuple[str, UUID, UUID, str]
 TIMES = 10
 
 
-@pytest.fixture(scope="module")
-def shared_url(template_url: str) -> Iterator[str]:
-    """The database of this file."""
-    yield from database_of_file(template_url)
-
-
 @pytest.fixture
-async def database_url(shared_url: str) -> str:
-    """The same, empty."""
-    return await emptied(shared_url)
-
-
-@pytest.fixture
-async def other(database_url: str) -> AsyncIterator[Connection]:
-    """A second connection to this test's database."""
-    other = await asyncpg.connect(database_url)
-    yield other
-    await other.close()
+def database_url(emptied_url: str) -> str:
+    """One database for this whole file, empty at the start of each test."""
+    return emptied_url
 
 
 async def found(connection: Connection) -> list[Found]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ from schema.events import RunCreated, RunFinished
 from schema.limits import LEASE_TTL_S_DEFAULT, LEASE_TTL_S_MAX, RESERVE_CLAIMS_MAX
 from schema.requests import GetExportRunById, ListStaleRuns, ReleaseClaims, ReserveClaims
 from schema.results import ReservedClaims, StaleRuns
-from tests.conftest import cloned_database, worker_settings
+from tests.conftest import worker_settings
 from tests.integration.test_writes import checked, create, decoded, delete
 from tests.wire import POLL_S, WAIT_S, run_created, run_finished
 from worker.database import server_settings
@@ -39,44 +39,10 @@ OVERRIDE = {"reason": "the bank lost it", "approvedBy": "carol"}
 TIMES = 10
 
 
-def database_of_file(template_url: str) -> Iterator[str]:
-    """One database for the tests of a file: to clone one for each would take longer than they do."""
-    loop = asyncio.new_event_loop()
-    database = cloned_database(template_url)
-    yield loop.run_until_complete(database.__aenter__())
-    loop.run_until_complete(database.__aexit__(None, None, None))
-    loop.close()
-
-
-async def emptied(url: str) -> str:
-    """The database, with nothing in it; the log refuses this to everybody else."""
-    connection = await asyncpg.connect(url, server_settings={"session_replication_role": "replica"})
-    await connection.execute(
-        "DELETE FROM claim_leases; DELETE FROM claim_overrides; DELETE FROM double_exports;"
-        "DELETE FROM export_run_events; DELETE FROM export_runs; DELETE FROM export_run_claims"
-    )
-    await connection.close()
-    return url
-
-
-@pytest.fixture(scope="module")
-def shared_url(template_url: str) -> Iterator[str]:
-    """The database of this file."""
-    yield from database_of_file(template_url)
-
-
 @pytest.fixture
-async def database_url(shared_url: str) -> str:
-    """The same, empty."""
-    return await emptied(shared_url)
-
-
-@pytest.fixture
-async def other(database_url: str) -> AsyncIterator[Connection]:
-    """A second connection to this test's database."""
-    other = await asyncpg.connect(database_url)
-    yield other
-    await other.close()
+def database_url(emptied_url: str) -> str:
+    """One database for this whole file, empty at the start of each test."""
+    return emptied_url
 
 
 async def reserve(connection: Connection, run_id: UUID, *claim_ids: str, **fields: Any) -> ReservedClaims:

@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from handlers.claims import check_claims
@@ -26,14 +24,6 @@ from worker.database import Failure, meaning_of
 Model = TypeVar("Model", bound=WireModel)
 
 TIMES = 20
-
-
-@pytest.fixture
-async def other(database_url: str) -> AsyncIterator[Connection]:
-    """A second connection to this test's database."""
-    other = await asyncpg.connect(database_url)
-    yield other
-    await other.close()
 
 
 def decoded(model: type[Model], **fields: Any) -> Model:
