@@ -6,8 +6,9 @@ in the next one; what it had not acknowledged is delivered again.
 """
 
 import asyncio
+import os
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import structlog
@@ -24,6 +25,9 @@ from worker.routes import EVENT_ROUTES, REQUEST_ROUTES
 from worker.settings import WorkerSettings
 from worker.stale_runs import warn_of_stale_runs
 from worker.topology import TopologyMismatch, declare
+
+END_TIMEOUT_S: Final = 30
+"""A lost session that is not over by then never will be."""
 
 STEADY_SESSION_S: Final = 5
 """A session that lasted this long was a good one: the next failure is retried quickly again."""
@@ -74,6 +78,7 @@ async def run_session(settings: WorkerSettings, database: Database, stopping: as
     # A connection each: a broker that is short of memory stops reading from connections that publish, and
     # acks on them with it.
     async with (
+        AsyncExitStack() as over,
         open_link(settings, "consuming", note, confirms=False) as consuming,
         open_link(settings, "publishing", note, confirms=True) as publishing,
         open_link(settings, "answering", note, confirms=False) as answering,
@@ -95,7 +100,7 @@ async def run_session(settings: WorkerSettings, database: Database, stopping: as
             ),
         ]
         async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(_raise_when(lost))
+            watch = tasks.create_task(_raise_when(lost, over))
             running = [
                 *(tasks.create_task(worker.run(stopping)) for worker in workers),
                 tasks.create_task(publish_alerts(publishing, database, stopping)),
@@ -109,8 +114,17 @@ async def run_session(settings: WorkerSettings, database: Database, stopping: as
     log.info("session_ended")
 
 
-async def _raise_when(lost: asyncio.Future[str]) -> None:
-    raise SessionLost(await lost)
+def _end_stuck_worker(reason: str) -> None:
+    """A session that is lost but does not end keeps the next one from starting: whoever started us starts us anew."""
+    stacks = [" < ".join(map(str, task.get_stack())) for task in asyncio.all_tasks()]
+    log.critical("session_stuck", reason=reason, tasks=stacks)
+    os._exit(1)
+
+
+async def _raise_when(lost: asyncio.Future[str], over: AsyncExitStack) -> None:
+    reason = await lost
+    over.callback(asyncio.get_running_loop().call_later(END_TIMEOUT_S, _end_stuck_worker, reason).cancel)
+    raise SessionLost(reason)
 
 
 def _first(error: BaseException) -> BaseException:

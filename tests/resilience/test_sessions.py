@@ -1,7 +1,7 @@
 """Whatever breaks in a session ends it whole, is logged once, and the next session serves."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import aio_pika
@@ -248,6 +248,36 @@ async def test_settling_on_a_lost_connection_does_no_harm(settings: WorkerSettin
     again = await wire.take_from(queue.name)
     assert (again.body, again.redelivered) == (b"held", True)
     await queue.delete()
+
+
+async def test_a_lost_session_that_does_not_end(
+    settings: WorkerSettings,
+    pool: Pool,
+    wire: Wire,
+    log: Log,
+    routes: Routes,
+    broker_proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Something in it that cannot be cancelled would keep the next session from starting for ever."""
+
+    async def never_ends(*_: object) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await ended.wait()
+
+    ended = asyncio.Event()
+    monkeypatch.setattr(session, "warn_of_stale_runs", never_ends)
+    monkeypatch.setattr(session, "END_TIMEOUT_S", 0.2)
+    codes: list[int] = []
+    monkeypatch.setattr("os._exit", codes.append)
+    routes["consuming"] = broker_proxy
+    async with running_worker(settings, pool), broker_proxy.cut():
+        await log.until("session_stuck")
+        monkeypatch.setattr(session, "END_TIMEOUT_S", 30)
+        ended.set()
+    assert codes == [1]
+    assert any("never_ends" in stack for stack in log.of("session_stuck")[0]["tasks"])
 
 
 async def test_a_reply_does_not_come_back(
