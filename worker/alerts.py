@@ -11,8 +11,9 @@ import structlog
 from handlers.double_exports import mark_alerts_published, unpublished_alerts
 from schema import names
 from schema.alerts import DOUBLE_EXPORT_DETECTED, DoubleExportDetected
-from worker.amqp import CONNECTION_ERRORS, Link, SessionLost, is_being_cancelled
+from worker.amqp import CONNECTION_ERRORS, Link, SessionLost
 from worker.backoff import delays_s
+from worker.cancellation import is_being_cancelled
 from worker.database import Database, Failure, meaning_of
 
 ALERTS_INTERVAL_S: Final = 1.0

@@ -44,12 +44,6 @@ class SessionLost(Exception):
     """A connection, a channel or a consumer of the session is gone; the session is over."""
 
 
-def is_being_cancelled() -> bool:
-    """Whether somebody cancels this task; aiormq says CancelledError of a connection that went silent, too."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 @dataclass(frozen=True, slots=True)
 class Link:
     """One connection with its one channel."""

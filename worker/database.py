@@ -11,6 +11,7 @@ import structlog
 from asyncpg import Record
 
 from handlers.connection import Connection
+from worker.cancellation import is_being_cancelled
 from worker.logs import describe
 from worker.settings import DatabaseSettings
 
@@ -82,7 +83,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection from the pool. What is raised in its use passes through."""
+        """A connection from the pool. What is raised in its use passes through, CancelledError before all else."""
         try:
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 yield connection
@@ -90,6 +91,9 @@ class Database:
             if meaning_of(error) is Failure.UNAVAILABLE and not self._away:
                 self._away = True
                 log.warning("database_unavailable", **describe(error))
+            if is_being_cancelled():
+                # Or the task would go on, and its session wait for it.
+                raise asyncio.CancelledError from error
             raise
         if self._away:
             self._away = False

@@ -13,7 +13,8 @@ from pamqp.common import FieldTable
 
 from schema import names
 from schema.errors import DeadLetterCode
-from worker.amqp import CONNECTION_ERRORS, Delivery, Link, SessionLost, is_being_cancelled
+from worker.amqp import CONNECTION_ERRORS, Delivery, Link, SessionLost
+from worker.cancellation import is_being_cancelled
 
 PUBLISH_TIMEOUT_S: Final = 15
 DETAIL_CHARS_MAX: Final = 2_000

@@ -14,8 +14,9 @@ from typing import Final
 import structlog
 
 from worker.alerts import publish_alerts
-from worker.amqp import SessionLost, flush, is_being_cancelled, open_link
+from worker.amqp import SessionLost, flush, open_link
 from worker.backoff import delays_s
+from worker.cancellation import is_being_cancelled
 from worker.database import Database, Pool
 from worker.dead_letters import DeadLetters
 from worker.events import EventConsumer

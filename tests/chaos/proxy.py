@@ -22,6 +22,11 @@ class Proxy:
         self._moving.set()
         self._delay_s = 0.0
 
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
     async def open(self) -> None:
         """Accept connections."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)

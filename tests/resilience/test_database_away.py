@@ -20,7 +20,7 @@ from schema import names
 from tests.chaos.proxy import CHUNK_BYTES, Proxy
 from tests.commands import worker_process
 from tests.conftest import running_worker, with_database, worker_settings
-from tests.resilience.conftest import opened, through
+from tests.resilience.conftest import Routes, opened, through
 from tests.resilience.observing import (
     EXPIRATION_S,
     RECOVERY_S,
@@ -293,6 +293,41 @@ async def test_stopping_while_the_database_is_frozen(settings: WorkerSettings, w
                 await worker.until_logged("shutdown_timed_out")
                 assert await asyncio.wait_for(worker.exit_code(), RECOVERY_S) == 1
     await wire.take_from(names.event_queue("run-created"))
+
+
+async def test_broker_and_database_lost_at_once(
+    settings: WorkerSettings,
+    wire: Wire,
+    connection: Connection,
+    log: Log,
+    routes: Routes,
+    broker_proxy: Proxy,
+) -> None:
+    """Whoever works for the session that is over rolls back, on a connection that is gone. The error that asyncpg
+    has for it takes the place of the cancellation; and who goes on as if not cancelled, the session waits for.
+    """
+    created = run_created()
+    routes["consuming"] = broker_proxy
+    async with (
+        opened(settings.database_url.get_secret_value(), Proxy) as proxy,
+        proxied(settings, proxy) as (changed, pool),
+        running_worker(changed, pool),
+    ):
+        await until_serving(wire)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE export_run_events IN ACCESS EXCLUSIVE MODE")
+            await wire.publish("run-created", created)
+            await until(lambda: connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+            async with proxy.frozen():
+                before = proxy.connections
+                async with broker_proxy.cut():
+                    await until(lambda: proxy.connections > before)  # to cancel the query
+                proxy.close()
+        await proxy.open()
+        await log.until("session_started", 2, within_s=RECOVERY_S)
+        await until_all_stored(settings.database_url.get_secret_value(), [created["eventId"]])
+        await until_serving(wire)
+    assert len(log.of("session_lost")) == 1
 
 
 async def is_empty(wire: Wire, queue: str) -> bool:
