@@ -50,7 +50,7 @@ def text_of(report: Report) -> str:
         "events": f"{report.events}, and {report.duplicates_and_retries} times again",
         "poison": report.poison,
         "requests of the guard": report.guard,
-        "most memory of a worker": f"{report.worker_memory_bytes_max / 2**20:.0f} MiB",
+        "memory of a worker": report.worker_memory,
         **{name: value for name, value in report.verdict.facts.items() if name != "faults"},
         "faults": sum(report.verdict.facts["faults"].values()),
     }

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Final
 
 from tests.chaos import checker
@@ -60,7 +61,7 @@ class Report:
     duplicates_and_retries: int
     poison: int
     guard: str
-    worker_memory_bytes_max: int
+    worker_memory: str
     bugs_logged: list[str]
     unexpected_ends: int
     verdict: Verdict
@@ -103,7 +104,7 @@ async def run(options: Options) -> Report:
             duplicates_and_retries=counts.attempts - counts.events - counts.poison,
             poison=counts.poison,
             guard=str(campaign.guard.counts),
-            worker_memory_bytes_max=max(worker.resident_bytes_max for worker in everything.workers),
+            worker_memory=_memory([worker.resident_bytes for worker in everything.workers]),
             bugs_logged=_bugs_logged([worker.log for worker in everything.workers]),
             unexpected_ends=everything.unexpected_ends,
             verdict=verdict,
@@ -273,6 +274,14 @@ class Campaign:
 
     def _publisher(self, name: str) -> Publisher:
         return Publisher(self._client(), self._ledger, self._world.gate, self._random(name), self.counts)
+
+
+def _memory(measured: list[list[int]]) -> str:
+    """How much memory workers took, and whether it grew; each measured at even intervals."""
+    first = [bytes_ for worker in measured for bytes_ in worker[: len(worker) // 10 + 1]]
+    last = [bytes_ for worker in measured for bytes_ in worker[-(len(worker) // 10 + 1) :]]
+    values = {"median of the first tenth": median(first), "of the last": median(last), "most": max(map(max, measured))}
+    return ", ".join(f"{name} {bytes_ / 2**20:.0f} MiB" for name, bytes_ in values.items())
 
 
 def _bugs_logged(logs: list[Path]) -> list[str]:

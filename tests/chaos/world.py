@@ -50,7 +50,8 @@ class Worker:
         self._arguments = ["-m", "tests.chaos.planted", plant] if plant else ["-c", RUN_COMMAND]
         self._process: GuardedProcess | None = None
         self.lock = asyncio.Lock()
-        self.resident_bytes_max = 0
+        self.resident_bytes: list[int] = []
+        """Its memory, from measurement to measurement."""
 
     @property
     def has_ended(self) -> bool:
@@ -88,7 +89,7 @@ class Worker:
         with suppress(OSError, StopIteration):
             lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
             kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-            self.resident_bytes_max = max(self.resident_bytes_max, kibibytes * 1024)
+            self.resident_bytes.append(kibibytes * 1024)
 
 
 @dataclass
