@@ -18,6 +18,13 @@ from tests.wire import POLL_S, WAIT_S, Json, Wire, now, run_created, run_finishe
 
 pytestmark = pytest.mark.usefixtures("unharmed_worker")
 
+
+@pytest.fixture
+def database_url(emptied_url: str) -> str:
+    """One database for this whole file, empty at the start of each test."""
+    return emptied_url
+
+
 VALID: dict[str, Callable[..., Json]] = {"run-created": run_created, "run-finished": run_finished}
 both_types = pytest.mark.parametrize("event_type", VALID)
 

@@ -16,6 +16,13 @@ from tests.wire import POLL_S, WAIT_S, Json, Wire, run_created, run_finished
 
 pytestmark = pytest.mark.usefixtures("unharmed_worker")
 
+
+@pytest.fixture
+def database_url(emptied_url: str) -> str:
+    """One database for this whole file, empty at the start of each test."""
+    return emptied_url
+
+
 BODY_BYTES_MAX = 4 * 1024 * 1024
 RUN_ID = str(uuid4())
 
