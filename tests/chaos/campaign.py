@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -14,18 +15,24 @@ from tests.chaos.checker import Verdict
 from tests.chaos.client import Client
 from tests.chaos.events import Claims, Story
 from tests.chaos.exporters import Counts, Poisoner, Publisher, export
-from tests.chaos.faults import EVENT_QUEUES, Faults, schedule
-from tests.chaos.guard import Guard
+from tests.chaos.faults import EVENT_QUEUES, REQUEST_QUEUES, Faults, schedule
+from tests.chaos.guard import Guard, Json
 from tests.chaos.ledger import Ledger
 from tests.chaos.reservers import reserve
-from tests.chaos.world import World, world
+from tests.chaos.world import WORKERS, World, world
 
 FIRST_ANSWER_TIMEOUT_S: Final = 60
 RECOVERY_TIMEOUT_S: Final = 60
 DRAIN_TIMEOUT_S: Final = 180
 STOP_TIMEOUT_S: Final = 60
 PROBE_DEADLINE_S: Final = 1.0
+PROBE_TTL_S: Final = 60
 PROBE_PAUSE_S: Final = 0.05
+
+LONG_CALM_S: Final = 8.0
+"""Long enough to show what must not happen in calm. So long is the last one, and one in LONG_CALM_EVERY."""
+
+LONG_CALM_EVERY: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +163,7 @@ class Campaign:
                     self.guard,
                     self._publisher(f"reserver publisher {number}"),
                     Story(self._random(f"reserver {number}"), self._claims),
+                    self._claims,
                     self._stopping,
                 )
                 for number in range(options.reservers)
@@ -178,26 +186,27 @@ class Campaign:
         random = self._random("faults")
         faults = Faults(self._world, random, self._admin, options.longest_fault_s)
         end = time.monotonic() + (options.duration_s or float("inf"))
-        for group in schedule(list(faults.kinds), random, options.faults, options.pair_share, quick=options.quick):
+        groups = schedule(list(faults.kinds), random, options.faults, options.pair_share, quick=options.quick)
+        for number, group in enumerate(groups, start=1):
             if time.monotonic() > end:
-                return
+                break
             for task in self._tasks:
                 if task.done():
                     task.result()
-            start = self._ledger.note("fault", kinds=group)
+            self._ledger.note("fault", kinds=group)
             offsets = [0.0, random.uniform(0, options.longest_fault_s / 2)]
-            async with asyncio.TaskGroup() as injecting:
-                for kind, offset in zip(group, offsets, strict=False):
-                    injecting.create_task(self._inject(faults, kind, offset))
-            back = self._ledger.note("back", start=start)
-            try:
+            back = await asyncio.gather(
+                *(self._inject(faults, kind, offset) for kind, offset in zip(group, offsets, strict=False))
+            )
+            self._ledger.note("back", at=max(back))
+            with suppress(TimeoutError):
                 async with asyncio.timeout(RECOVERY_TIMEOUT_S):
                     await self._serving()
-            except TimeoutError:
-                pass
-            else:
-                self._ledger.note("recovered", start=start, back=back)
-            await asyncio.sleep(options.calm_s * random.uniform(0.2, 1.8))
+                    self._ledger.note("recovered")
+                    await self._all_workers_serving()
+                    self._ledger.note("calm")
+            await asyncio.sleep(options.calm_s * random.uniform(0.2, 1.8) if number % LONG_CALM_EVERY else LONG_CALM_S)
+        await asyncio.sleep(LONG_CALM_S)
 
     async def finish(self) -> int:
         """Have everybody finish; returns how many could not, because what they wait for never comes."""
@@ -239,28 +248,48 @@ class Campaign:
             )
             return wait
 
-    async def _inject(self, faults: Faults, kind: str, offset_s: float) -> None:
+    async def _inject(self, faults: Faults, kind: str, offset_s: float) -> float:
         await asyncio.sleep(offset_s)
         try:
-            await faults.inject(kind)
+            return await faults.inject(kind)
         except TimeoutError:
             self._ledger.note("stuck", kind=kind)
+            return time.monotonic()
 
     async def _serving(self) -> None:
-        """Wait until a new event gets visible and claims can be checked."""
-        event = self._probe_story.finished(status="completed", claimIds=[f"probe-{self._probe_story.uuid()}"])
-        asked = {"orgId": event["orgId"], "claimIds": event["claimIds"]}
-        while True:  # the first answer says that the queues are there
-            _, reply = await self._probe_guard.ask("check-claims", asked, deadline_s=PROBE_DEADLINE_S)
-            if reply and reply["ok"]:
-                break
-            await asyncio.sleep(PROBE_PAUSE_S)
-        await self._probe_publisher.deliver([self._probe_story.outgoing(event, "run-finished")])
+        """Wait until new events get visible, and every operation is answered."""
+        story = self._probe_story
+        created = story.created()
+        run = {name: created[name] for name in ("runId", "orgId")}
+        finished = story.finished(**run, status="completed", claimIds=[f"probe-{story.uuid()}"])
+        checked = {"orgId": run["orgId"], "claimIds": finished["claimIds"]}
+        reserved = {"orgId": run["orgId"], "runId": story.uuid(), "claimIds": [f"probe-{story.uuid()}"]}
+        await self._until_told("check-claims", checked)  # the first answer says that the queues are there
+        await self._probe_publisher.deliver(
+            [story.outgoing(created, "run-created"), story.outgoing(finished, "run-finished")]
+        )
+        await self._until_told("check-claims", checked, lambda result: bool(result["exported"]))
+        await self._until_told(
+            "get-export-run-by-id", {"runId": run["runId"]}, lambda told: told["triggeredBy"] is not None
+        )
+        lease = {"ttlSeconds": PROBE_TTL_S, "mode": "all-or-nothing", "takeExpired": False}
+        await self._until_told("reserve-claims", {**reserved, **lease})
+        await self._until_told("release-claims", {name: reserved[name] for name in ("orgId", "runId")})
+
+    async def _until_told(
+        self, operation: str, request: Json, enough: Callable[[Json], bool] = lambda result: True
+    ) -> None:
         while True:
-            _, reply = await self._probe_guard.ask("check-claims", asked, deadline_s=PROBE_DEADLINE_S)
-            if reply and reply["ok"] and reply["result"]["exported"]:
+            _, reply = await self._probe_guard.ask(operation, request, deadline_s=PROBE_DEADLINE_S)
+            if reply and reply["ok"] and enough(reply["result"]):
                 return
             await asyncio.sleep(PROBE_PAUSE_S)
+
+    async def _all_workers_serving(self) -> None:
+        """Wait until every worker consumes from every queue."""
+        for queue in (*EVENT_QUEUES, *REQUEST_QUEUES):
+            while await self._admin.consumers(queue) < WORKERS:
+                await asyncio.sleep(PROBE_PAUSE_S)
 
     def _random(self, name: str) -> Random:
         return Random(f"{self._options.seed}/{name}")

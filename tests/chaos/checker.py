@@ -21,13 +21,15 @@ it had come.
 - check-claims names each claim once, in the order asked, in exactly one of the two lists. The runs named
   for a claim include all that were proven by then to have exported it, and are among those which can have
   exported it.
-- get-export-run-by-id has a status that was published and is no lower than proven, all claims proven, and
-  none that was not published; RUN_NOT_FOUND is right only for a run not proven.
-- reserve-claims grants no claim that another run held all the while (leases.py).
-- UNAVAILABLE is always right; every other error is wrong.
+- get-export-run-by-id says what some of the events published by then come to, with a status no lower than
+  proven and all claims proven; RUN_NOT_FOUND is right only for a run not proven.
+- reserve-claims grants no claim that was proven to be exported, and none that another run held all the while
+  (leases.py).
+- UNAVAILABLE is right; every other error is wrong.
 
-In calm (no fault on or not yet recovered from) a request that got no answer must get one when it is
-repeated, and no reply comes late or twice. Around a fault it may: a worker's ack can be lost where its reply is not.
+In calm (no fault on, and all workers back since the last one) a request that got no answer, or UNAVAILABLE, must get
+one when it is repeated, and no reply comes late or twice. Around a fault it may: a worker's ack can be lost where its
+reply is not.
 """
 
 import base64
@@ -35,12 +37,14 @@ import json
 import mmap
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import combinations, pairwise
+from datetime import date, datetime
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 
@@ -55,6 +59,12 @@ Json = dict[str, Any]
 FAULT_GRACE_S: Final = 1.0
 NAMED_MAX: Final = 10
 """Of each sort of violation so many are named."""
+
+CALM_MIN_S: Final = 4.0
+"""With less of it, what must not happen in calm had no chance to."""
+
+COPIES_A_FAULT_MAX: Final = 200
+"""Alerts that may come again after a fault: each worker can have published a batch that it did not get to note."""
 
 
 @dataclass
@@ -96,6 +106,7 @@ class Fault:
     start: float
     back: float | None = None
     recovered: float | None = None
+    calm: float | None = None
 
 
 @dataclass
@@ -104,16 +115,15 @@ class Known:
 
     events: list[str] = field(default_factory=list)
     org: str = ""
-    statuses: set[str] = field(default_factory=lambda: {"pending"})
-    claims: set[str] = field(default_factory=set)
     proven: list[tuple[float, int, frozenset[str]]] = field(default_factory=list)
 
 
 class Book:
     """The ledger, read once from beginning to end; replies are judged on the way."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Verdict, bodies: "Bodies") -> None:
         self.verdict = verdict
+        self._bodies = bodies
         self.sent: dict[str, Sent] = {}
         self.runs: dict[str, Known] = defaultdict(Known)
         self.attempts: dict[str, str] = {}  # poison, and what is not confirmed yet
@@ -130,6 +140,8 @@ class Book:
         self._silent: dict[str, tuple[float, float]] = {}
         self._asked_t: dict[str, float] = {}
         self._unawaited: list[tuple[str, float]] = []
+        self._unavailable_again: list[tuple[float, float]] = []
+        self._last_t = 0.0
 
     def read(self, path: Path) -> None:
         """Read the ledger."""
@@ -145,17 +157,30 @@ class Book:
             "fault": self._fault,
             "back": self._back,
             "recovered": self._recovered,
+            "calm": self._calm,
             "stuck": self._stuck,
         }
         for offset, record in read(path):
             readers[record["k"]](record, offset)
+            self._last_t = record["t"]
 
     def disturbed(self, start: float, end: float) -> bool:
         """Whether some fault was on, or not yet recovered from, in this time."""
         return any(
-            fault.start - FAULT_GRACE_S < end and start < (fault.recovered or float("inf")) + FAULT_GRACE_S
+            fault.start - FAULT_GRACE_S < end and start < (fault.calm or float("inf")) + FAULT_GRACE_S
             for fault in self.faults
         )
+
+    def judge_calm(self) -> None:
+        """There must have been some, if there were faults."""
+        ends = [fault.start for fault in self.faults[1:]] + [self._last_t]
+        calm_s = sum(
+            max(0.0, end - (fault.calm or float("inf")) - 2 * FAULT_GRACE_S)
+            for fault, end in zip(self.faults, ends, strict=False)
+        )
+        self.verdict.facts["seconds of calm"] = round(calm_s)
+        if self.faults and calm_s < CALM_MIN_S:
+            self.verdict.blame("no calm", f"{calm_s:.1f} s of it")
 
     def judge_silence(self) -> None:
         """In calm, one retry must cure a request that was not answered. Nobody answers before the first reply."""
@@ -169,6 +194,9 @@ class Book:
             calm += 1
             if "retryOf" in self._asks[ident]:
                 self.verdict.blame("unanswered in calm", f"request {ident} at {start:.1f}")
+        for start, end in self._unavailable_again:
+            if not self.disturbed(start, end):
+                self.verdict.blame("unanswered in calm", f"UNAVAILABLE, and again at {end:.1f}")
         self.verdict.facts["requests"] = self.asked
         self.verdict.facts["answered"] = self.answered
         self.verdict.facts["unanswered during faults"] = during
@@ -201,8 +229,6 @@ class Book:
         run.org = event["orgId"]
         if event_type == "run-finished":
             self.leases.note_finished(event["runId"], self.sent[key].first_t)
-            run.statuses.add(event["status"])
-            run.claims.update(event["claimIds"], (each["claimId"] for each in event.get("skippedClaims", [])))
             if event["status"] != "failed":
                 for claim in event["claimIds"]:
                     self._exporting[event["orgId"], claim].add(event["runId"])
@@ -238,11 +264,13 @@ class Book:
         self.answered += 1
         self._first_reply_t = min(self._first_reply_t, record["t"])
         if not reply["ok"] and reply["error"]["code"] == "UNAVAILABLE":
+            if "retryOf" in ask:
+                self._unavailable_again.append((ask["t"], record["t"]))
             return
         judges = {
             "check-claims": self._judge_claims,
             "get-export-run-by-id": self._judge_run,
-            "reserve-claims": self.leases.judge_reservation,
+            "reserve-claims": self._judge_reservation,
             "release-claims": self.leases.judge_release,
         }
         for complaint in judges[ask["op"]](ask, reply, record["t"]):
@@ -253,8 +281,8 @@ class Book:
             yield f"error {reply['error']['code']}"
             return
         org, asked = ask["request"]["orgId"], ask["request"]["claimIds"]
-        exported = reply["exported"]
-        lists = list(exported), reply["reserved"], reply["unexported"]
+        exported = dict(reply["exported"])
+        lists = [claim for claim, _ in reply["exported"]], reply["reserved"], reply["unexported"]
         told = sorted(claim for each in lists for claim in each)
         if told != sorted(asked) or any([claim for claim in asked if claim in each] != each for each in lists):
             yield "not each claim once in the order asked"
@@ -263,14 +291,27 @@ class Book:
         for claim in asked:
             named = set(exported.get(claim, ()))
             proven = self._proven[org, claim]
-            if claim in exported and not named:
-                yield f"{claim} exported by no run"
+            if claim in exported and (not named or len(named) < len(exported[claim])):
+                yield f"{claim} exported by no run, or by one twice"
             if missing := {run for run, since in proven.items() if since < ask["t"]} - named:
                 yield f"{claim} was known to be exported by {sorted(missing)}"
             if wrong := named - self._exporting.get((org, claim), set()):
                 yield f"{claim} cannot have been exported by {sorted(wrong)}"
             for run in named:
                 proven.setdefault(run, t)
+
+    def _judge_reservation(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
+        yield from self.leases.judge_reservation(ask, reply, t)
+        if not reply["ok"]:
+            return
+        org = ask["request"]["orgId"]
+        for claim in reply["result"]["granted"]:
+            if before := {run for run, since in self._proven[org, claim].items() if since < ask["t"]}:
+                yield f"{claim} was granted, though known to be exported by {sorted(before)}"
+        for conflict in reply["result"]["conflicts"]:
+            exporting = self._exporting.get((org, conflict["claimId"]), set())
+            if conflict["reason"] == "exported" and conflict["runId"] not in exporting:
+                yield f"{conflict['claimId']} cannot have been exported by {conflict['runId']}"
 
     def _judge_run(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
         run_id = ask["request"]["runId"]
@@ -285,10 +326,12 @@ class Book:
             return
         claims = frozenset(run["claimIds"]) | {each["claimId"] for each in run["skippedClaims"]}
         rank = STATUSES.index(run["status"])
-        if run["status"] not in known.statuses or any(rank < status for _, status, _ in proven):
-            yield f"status {run['status']}"
-        if not claims <= known.claims or any(not before <= claims for _, _, before in proven):
-            yield "other claims"
+        if any(rank < status or not before <= claims for _, status, before in proven):
+            yield f"less than was known: {json.dumps(run)}"
+        events = [(self.sent[key].event_type, self._bodies.event(self.sent[key])) for key in known.events]
+        sizes = range(1, len(events) + 1)
+        if not any(_says(run, some) for some in chain.from_iterable(combinations(events, size) for size in sizes)):
+            yield f"what none of its events come to: {json.dumps(run)}"
         if not known.proven or known.proven[-1][1:] != (rank, claims):
             known.proven.append((t, rank, claims))
 
@@ -296,10 +339,13 @@ class Book:
         self.faults.append(Fault(record["kinds"], record["t"]))
 
     def _back(self, record: Record, offset: int) -> None:
-        self.faults[-1].back = record["t"]
+        self.faults[-1].back = record["at"]
 
     def _recovered(self, record: Record, offset: int) -> None:
         self.faults[-1].recovered = record["t"]
+
+    def _calm(self, record: Record, offset: int) -> None:
+        self.faults[-1].calm = record["t"]
 
     def _stuck(self, record: Record, offset: int) -> None:
         self.verdict.blame(
@@ -313,18 +359,19 @@ async def check(
     """Compare what is there with what the ledger says must be."""
     verdict = Verdict()
     started = time.monotonic()
-    book = Book(verdict)
-    book.read(ledger)
-    book.judge_silence()
-    book.judge_unawaited()
-    _judge_recovery(book, verdict, recovery_max_s)
-    with ledger.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        bodies = Bodies(text)
+    with Bodies.of(ledger) as bodies:
+        book = Book(verdict, bodies)
+        book.read(ledger)
+        book.judge_calm()
+        book.judge_silence()
+        book.judge_unawaited()
+        _judge_recovery(book, verdict, recovery_max_s)
         connection = await asyncpg.connect(database_url)
         try:
             stored = await _judge_log(connection, book, bodies)
             exporting = await _judge_runs(connection, book, stored, bodies)
-            await _judge_double_exports(connection, await alerts.all_of_them(amqp_url), exporting, verdict)
+            await _judge_double_exports(connection, await alerts.all_of_them(amqp_url), exporting, book)
+            await _judge_leases(connection, verdict)
             verdict.facts["claims granted"] = book.leases.granted
             verdict.facts["claims refused"] = book.leases.refused
             deadlocks = await connection.fetchval("SELECT sum(deadlocks)::int FROM pg_stat_database")
@@ -347,6 +394,13 @@ class Bodies:
     def __init__(self, text: mmap.mmap) -> None:
         self._text = text
 
+    @classmethod
+    @contextmanager
+    def of(cls, ledger: Path) -> Iterator["Bodies"]:
+        """Those of a ledger, while it is open."""
+        with ledger.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            yield cls(text)
+
     def raw(self, sent: Sent) -> bytes:
         """A body as it was published."""
         record = self._record(sent)
@@ -364,12 +418,13 @@ class Bodies:
 
 
 def _judge_recovery(book: Book, verdict: Verdict, recovery_max_s: float) -> None:
-    longest, by_kind = 0.0, Counter[str]()
+    longest, longest_calm, by_kind = 0.0, 0.0, Counter[str]()
     for fault in book.faults:
         by_kind.update(fault.kinds)
-        if fault.recovered is None or fault.back is None:
+        if fault.recovered is None or fault.back is None or fault.calm is None:
             verdict.blame("no recovery", f"after {' and '.join(fault.kinds)} at {fault.start:.1f}")
             continue
+        longest_calm = max(longest_calm, fault.calm - fault.back)
         took = fault.recovered - fault.back
         if took > recovery_max_s:
             verdict.blame("slow recovery", f"{took:.1f} s after {' and '.join(fault.kinds)} at {fault.start:.1f}")
@@ -377,6 +432,7 @@ def _judge_recovery(book: Book, verdict: Verdict, recovery_max_s: float) -> None
             longest = took
             verdict.facts["longest recovery after"] = " and ".join(fault.kinds)
     verdict.facts["longest recovery"] = round(longest, 2)
+    verdict.facts["longest until all workers were back"] = round(longest_calm, 2)
     verdict.facts["faults"] = dict(sorted(by_kind.items()))
 
 
@@ -473,9 +529,10 @@ async def _judge_double_exports(
     connection: "asyncpg.Connection[asyncpg.Record]",
     published: list[Json],
     exporting: dict[tuple[str, str], set[str]],
-    verdict: Verdict,
+    book: Book,
 ) -> None:
     """Every pair of runs that exported one claim is on record once, and was published; and no other."""
+    verdict = book.verdict
     wanted = {(org, claim, *sorted(pair)) for (org, claim), runs in exporting.items() for pair in combinations(runs, 2)}
     rows = await connection.fetch("SELECT * FROM double_exports ORDER BY id")
     found = Counter(_pair(row["org_id"], row["claim_id"], row["first_run_id"], row["second_run_id"]) for row in rows)
@@ -487,6 +544,12 @@ async def _judge_double_exports(
     heard = [_pair(alert["orgId"], alert["claimId"], alert["firstRunId"], alert["secondRunId"]) for alert in published]
     for pair in wanted - set(heard):
         verdict.blame("alert lost", f"{pair}")
+    recorded = {row["id"]: _alert_of(row) for row in rows}
+    for alert in published:
+        if recorded.get(alert["id"]) != {name: alert[name] for name in _ALERT_FACTS}:
+            verdict.blame("alert wrong", f"{alert}")
+    if len(published) - len(recorded) > COPIES_A_FAULT_MAX * (len(book.faults) + 1):
+        verdict.blame("doubled", f"{len(published)} alerts of {len(recorded)} double exports")
     latest: dict[tuple[str, str], int] = {}
     seen: set[int] = set()
     for alert in published:
@@ -497,6 +560,66 @@ async def _judge_double_exports(
         seen.add(alert["id"])
     verdict.facts["double exports"] = len(rows)
     verdict.facts["alerts"] = len(published)
+
+
+_ALERT_FACTS: Final = {
+    "eventId": "event_id",
+    "orgId": "org_id",
+    "claimId": "claim_id",
+    "firstRunId": "first_run_id",
+    "secondRunId": "second_run_id",
+    "foundBy": "found_by",
+}
+
+
+def _alert_of(row: asyncpg.Record) -> Json:
+    return {name: str(row[column]) for name, column in _ALERT_FACTS.items()}
+
+
+async def _judge_leases(connection: "asyncpg.Connection[asyncpg.Record]", verdict: Verdict) -> None:
+    """A run that has ended holds nothing."""
+    rows = await connection.fetch(
+        "SELECT lease.claim_id, lease.run_id FROM claim_leases AS lease"
+        " JOIN export_runs AS run USING (run_id, org_id) WHERE run.status <> 'pending'"
+    )
+    for row in rows:
+        verdict.blame("wrong in the store", f"{row['claim_id']} is leased to {row['run_id']}, which has ended")
+    verdict.facts["leases left"] = await connection.fetchval("SELECT count(*) FROM claim_leases")
+
+
+def _says(told: Json, events: Sequence[tuple[str, Json]]) -> bool:
+    """Whether a run, as it was told, is what these events come to."""
+    run, claims = run_of(events), claims_of(events)
+    error, artifact, override = told["error"] or {}, told["artifact"] or {}, told["override"] or {}
+    facts = {
+        "triggered_by": told["triggeredBy"],
+        "format": told["format"],
+        "target_system": told["targetSystem"],
+        "period_start": told["periodStart"] and date.fromisoformat(told["periodStart"]),
+        "period_end": told["periodEnd"] and date.fromisoformat(told["periodEnd"]),
+        "status": told["status"],
+        "created_at": datetime.fromisoformat(told["createdAt"]),
+        "finished_at": told["finishedAt"] and datetime.fromisoformat(told["finishedAt"]),
+        "claim_count": told["claimCount"],
+        "skipped_count": told["skippedCount"],
+        "error_code": error.get("code"),
+        "error_detail": error.get("detail"),
+        "artifact_key": artifact.get("key"),
+        "artifact_sha256": artifact.get("sha256"),
+        "artifact_size_bytes": artifact.get("sizeBytes"),
+        "external_ack_id": told["externalAckId"],
+        "retry_of_run_id": told["retryOfRunId"] and UUID(told["retryOfRunId"]),
+        "override_reason": override.get("reason"),
+        "override_approved_by": override.get("approvedBy"),
+        "has_conflict": told["hasConflict"],
+    }
+    carried = sorted(claim for claim, (outcome, _) in claims.items() if outcome != "skipped")
+    skipped = sorted((claim, reason) for claim, (outcome, reason) in claims.items() if outcome == "skipped")
+    return (
+        all(run[column] == value for column, value in facts.items())
+        and told["claimIds"] == carried
+        and [(each["claimId"], each["reason"]) for each in told["skippedClaims"]] == skipped
+    )
 
 
 def _pair(org: str, claim: str, first: object, second: object) -> tuple[str, ...]:

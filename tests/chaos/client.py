@@ -77,10 +77,10 @@ class Client:
         declared = await self._look(queue)
         return None if declared is None else declared.message_count
 
-    async def is_consumed(self, queue: str) -> bool:
-        """Whether somebody consumes from a queue: then it is bound, too."""
+    async def consumers(self, queue: str) -> int:
+        """How many consume from a queue. If anybody does, it is bound, too."""
         declared = await self._look(queue)
-        return bool(declared and declared.consumer_count)
+        return (declared and declared.consumer_count) or 0
 
     async def _look(self, queue: str) -> spec.Queue.DeclareOk | None:
         channel = None

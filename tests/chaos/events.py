@@ -14,6 +14,9 @@ STATUSES: Final = ("completed", "completed", "completed", "partial", "failed")
 CLAIMS_WINDOW: Final = 400
 """Runs carry claims out of a window that moves on, so that several runs carry the same claim."""
 
+LEASED_WINDOW: Final = 12
+"""Few, so that those who reserve them meet."""
+
 HELD_BACK_MAX: Final = 150
 """Events that wait for their turn, which is drawn by lot."""
 
@@ -37,6 +40,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._head = CLAIMS_WINDOW
+        self._first_leased = 0
 
     def draw(self, random: Random, most: int) -> list[str]:
         """A few claims out of the window, which moves on."""
@@ -47,7 +51,16 @@ class Claims:
     def ask(self, random: Random, most: int) -> list[str]:
         """A few claims worth asking for: most were exported lately, some just now, some never."""
         asked = {f"claim-{self._head + 3 - random.randrange(CLAIMS_WINDOW)}" for _ in range(random.randint(1, most))}
-        return sorted(asked)
+        return sorted(asked) + (self.draw_leased(random, 3) if random.random() < 0.3 else [])
+
+    def draw_leased(self, random: Random, most: int) -> list[str]:
+        """A few claims of those that are reserved before they are exported."""
+        numbers = random.sample(range(LEASED_WINDOW), random.randint(1, most))
+        return [f"leased-{self._first_leased + number}" for number in numbers]
+
+    def replace_leased(self) -> None:
+        """Some were exported: have one that nobody knows in place of the oldest."""
+        self._first_leased += 1
 
 
 class Story:

@@ -1,7 +1,11 @@
-"""The faults. Each breaks something, waits a while, puts it right, and returns when the service is back."""
+"""The faults. Each breaks something, waits a while, puts it right, and returns when the service is back.
+
+What cannot be broken at once, because another fault is on, is tried until it is.
+"""
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from random import Random
@@ -14,12 +18,18 @@ from tests.chaos.world import Worker, World
 
 DATABASE_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 EVENT_QUEUES: Final = ("export-runs.run-created", "export-runs.run-finished")
-REQUEST_QUEUES: Final = ("export-runs.rpc.check-claims", "export-runs.rpc.get-export-run-by-id")
-LOCKED_TABLES: Final = ("export_runs", "export_run_claims", "export_run_events")
+REQUEST_QUEUES: Final = (
+    "export-runs.rpc.check-claims",
+    "export-runs.rpc.get-export-run-by-id",
+    "export-runs.rpc.reserve-claims",
+    "export-runs.rpc.release-claims",
+)
+LOCKED_TABLES: Final = ("export_runs", "export_run_claims", "export_run_events", "claim_leases", "double_exports")
 
 DRAINED_TIMEOUT_S: Final = 120
 REDECLARED_TIMEOUT_S: Final = 30
-READ_WRITE_TIMEOUT_S: Final = 60
+EFFECT_TIMEOUT_S: Final = 60
+EFFECT_PAUSE_S: Final = 0.05
 
 
 class Faults:
@@ -30,7 +40,7 @@ class Faults:
         self._random = random
         self._client = client
         self._longest_s = longest_s
-        self.kinds: Final[dict[str, Callable[[], Awaitable[None]]]] = {
+        self.kinds: Final[dict[str, Callable[[], Awaitable[float | None]]]] = {
             "worker killed": self._worker_killed,
             "all workers killed": self._all_workers_killed,
             "worker terminated": self._worker_terminated,
@@ -53,9 +63,9 @@ class Faults:
             "database wire slow": self._database_slow,
         }
 
-    async def inject(self, kind: str) -> None:
-        """Break one thing; returns when it works again."""
-        await self.kinds[kind]()
+    async def inject(self, kind: str) -> float:
+        """Break one thing; returns when it could be used again."""
+        return await self.kinds[kind]() or time.monotonic()
 
     async def _wait(self) -> None:
         await asyncio.sleep(self._longest_s * self._random.uniform(0.1, 1.0))
@@ -102,19 +112,21 @@ class Faults:
             await self._world.rabbitmqctl("close_all_connections", "chaos")
 
     async def _request_queue_deleted(self) -> None:
-        await self._client.delete(self._random.choice(REQUEST_QUEUES))
+        queue = self._random.choice(REQUEST_QUEUES)
+        await _until_done(lambda: self._client.delete(queue))
 
-    async def _event_queue_deleted(self) -> None:
+    async def _event_queue_deleted(self) -> float:
         """Deleting a queue loses what is in it, so it is deleted when nothing is, under its consumers."""
         queue = self._random.choice(EVENT_QUEUES)
         async with self._world.gate.shut():
             await self._until_drained(queue)
-            while not await self._client.delete(queue):
-                await asyncio.sleep(0.05)
+            await _until_done(lambda: self._client.delete(queue))
+            deleted = time.monotonic()
             # Until it is there again, and bound, whatever is published is unroutable.
             async with asyncio.timeout(REDECLARED_TIMEOUT_S):
-                while not await self._client.is_consumed(queue):
-                    await asyncio.sleep(0.05)
+                while not await self._client.consumers(queue):
+                    await asyncio.sleep(EFFECT_PAUSE_S)
+        return deleted
 
     async def _until_drained(self, queue: str) -> None:
         """Wait until a queue holds nothing, what its consumers have in hand included."""
@@ -136,32 +148,43 @@ class Faults:
             await asyncio.to_thread(self._world.database.start)
 
     async def _backends_terminated(self) -> None:
-        with suppress(*DATABASE_ERRORS):
-            async with self._world.admin() as connection:
-                await connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-                )
+        await _until_done(
+            lambda: self._execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+        )
 
     async def _tables_locked(self) -> None:
         table = self._random.choice(LOCKED_TABLES)
-        with suppress(*DATABASE_ERRORS):
-            async with self._world.admin() as connection, connection.transaction():
-                await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-                await self._wait()
+
+        async def lock() -> bool:
+            locked = False
+            with suppress(*DATABASE_ERRORS):
+                async with self._world.admin() as connection, connection.transaction():
+                    await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                    locked = True
+                    await self._wait()
+            return locked
+
+        await _until_done(lock)
 
     async def _read_only(self) -> None:
-        await self._set_read_only("on")
+        await _until_done(lambda: self._set_read_only("on"))
         await self._wait()
-        async with asyncio.timeout(READ_WRITE_TIMEOUT_S):
-            while not await self._set_read_only("off"):
-                await asyncio.sleep(0.1)
+        await _until_done(lambda: self._set_read_only("off"))
 
     async def _set_read_only(self, value: str) -> bool:
+        return await self._execute(
+            f"ALTER SYSTEM SET default_transaction_read_only = {value}", "SELECT pg_reload_conf()"
+        )
+
+    async def _execute(self, *statements: str) -> bool:
+        """Whether the database could be told."""
         with suppress(*DATABASE_ERRORS):
             async with self._world.admin() as connection:
-                await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-                await connection.execute("SELECT pg_reload_conf()")
+                for statement in statements:
+                    await connection.execute(statement)
                 return True
         return False
 
@@ -188,6 +211,13 @@ class Faults:
     async def _database_slow(self) -> None:
         async with self._world.database_wire.slow(self._random.uniform(0.02, 0.3)):
             await self._wait()
+
+
+async def _until_done(attempt: Callable[[], Awaitable[bool]]) -> None:
+    """Try until it is done. Raises TimeoutError."""
+    async with asyncio.timeout(EFFECT_TIMEOUT_S):
+        while not await attempt():
+            await asyncio.sleep(EFFECT_PAUSE_S)
 
 
 ALONE: Final = "event queue deleted"

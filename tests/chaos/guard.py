@@ -76,14 +76,15 @@ class Guard:
         self._ledger.note("reply", id=ident, reply=_shortened(reply))
         return ident, reply
 
-    async def ask_twice(self, operation: str, request: Json) -> None:
-        """Ask, and once more if there was no answer or an error that may pass."""
+    async def ask_twice(self, operation: str, request: Json) -> Json | None:
+        """Ask, and once more if there was no answer or an error that may pass; returns the last reply."""
         ident, reply = await self.ask(operation, request)
         if reply is None or (not reply["ok"] and reply["error"]["retryable"]):
             self.counts.retried += 1
             await asyncio.sleep(RETRY_DELAY_S)
-            _, second = await self.ask(operation, request, retry_of=ident)
-            self.counts.cured += second is not None and second["ok"]
+            _, reply = await self.ask(operation, request, retry_of=ident)
+            self.counts.cured += reply is not None and reply["ok"]
+        return reply
 
     async def run(self, run_id: str) -> Json | None:
         """One run, if the service knows it and says so in time."""
@@ -109,6 +110,6 @@ def _shortened(reply: Json) -> Json:
     """Without the finishing times, which nobody checks here: the ledger grows large enough."""
     if "exported" not in reply.get("result", {}):
         return reply
-    exported = {each["claimId"]: [run["runId"] for run in each["runs"]] for each in reply["result"]["exported"]}
+    exported = [[each["claimId"], [run["runId"] for run in each["runs"]]] for each in reply["result"]["exported"]]
     reserved = [each["claimId"] for each in reply["result"]["reserved"]]
     return {"ok": True, "exported": exported, "reserved": reserved, "unexported": reply["result"]["unexported"]}

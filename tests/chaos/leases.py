@@ -14,10 +14,13 @@ Claim = tuple[str, str]
 CLOCK_GRACE_S: Final = 0.1
 """The ledger's clock and the database's are one, but are not read at one moment."""
 
+REQUEST_LASTS_S: Final = 10.0
+"""So long after it was sent a request may still be worked on."""
+
 
 @dataclass(slots=True)
 class Grant:
-    """A claim was granted to a run: certainly from `heard_t` on, and until it expired or the run gave it back."""
+    """A claim was granted to a run, at some moment from `asked_t` to `heard_t`."""
 
     run: str
     asked_t: float
@@ -29,8 +32,9 @@ class Grant:
 class Leases:
     """Judges reservations against each other.
 
-    A grant is wrong if another run certainly held the claim from before the request was sent until after its answer
-    came; or if its token is not greater than that of a grant that was over by then.
+    Of two runs that were granted one claim, one came first: it has the smaller token, and it can have been over before
+    the other was told. A grant is over when its run gives the claim back or ends, or else when it has expired and
+    somebody asks to take what has expired.
     """
 
     def __init__(self) -> None:
@@ -43,6 +47,7 @@ class Leases:
         self._asked: dict[Claim, set[str]] = defaultdict(set)
         self._grants: dict[Claim, list[Grant]] = defaultdict(list)
         self._given_back: dict[str, list[float]] = defaultdict(list)
+        self._takers: dict[Claim, list[tuple[str, float]]] = defaultdict(list)
 
     def note_asked(self, ask: Record) -> None:
         """Somebody asks: from now on the service may do it."""
@@ -54,6 +59,8 @@ class Leases:
             self.taking.add(request["runId"])
         for claim in request["claimIds"]:
             self._asked[request["orgId"], claim].add(request["runId"])
+            if request["takeExpired"]:
+                self._takers[request["orgId"], claim].append((request["runId"], ask["t"]))
 
     def note_finished(self, run: str, t: float) -> None:
         """A run-finished may arrive from now on."""
@@ -87,23 +94,29 @@ class Leases:
             yield "not each claim once, or a part of what was to be granted whole"
         for conflict in conflicts:
             claim = org, conflict["claimId"]
+            if conflict["reason"] == "exported":
+                continue
             if conflict["runId"] == run or conflict["runId"] not in self._asked[claim]:
                 yield f"{conflict} is with a run that never asked for it"
         if not granted:
             return
         expires_t = datetime.fromisoformat(result["expiresAt"]).timestamp() - self.wall_minus_t
+        if not ask["t"] - CLOCK_GRACE_S <= expires_t - request["ttlSeconds"] <= t + CLOCK_GRACE_S:
+            yield f"expires {expires_t - t:.2f} s after the answer"
         new = Grant(run, ask["t"], t, expires_t, result["fencingToken"])
         for claim_id in granted:
             grants = self._grants[org, claim_id]
             for old in grants:
-                yield from self._compare(claim_id, old, new)
+                if old.run != run and not any(self._over((org, claim_id), *pair) for pair in ((old, new), (new, old))):
+                    yield f"{claim_id} was granted to {run} beside {old}"
             grants.append(new)
 
-    def _compare(self, claim: str, old: Grant, new: Grant) -> Iterable[str]:
-        if old.run == new.run or old.heard_t > new.asked_t:
-            return
-        if new.token <= old.token:
-            yield f"{claim} was granted to {new.run} with token {new.token}, after {old.token} to {old.run}"
-        given_back = min((t for t in self._given_back.get(old.run, []) if t >= old.asked_t), default=float("inf"))
-        if new.heard_t < min(old.expires_t, given_back) - CLOCK_GRACE_S:
-            yield f"{claim} was granted to {new.run} while {old.run} held it"
+    def _over(self, claim: Claim, first: Grant, second: Grant) -> bool:
+        """Whether the first grant can have been over before the second was told."""
+        ends = [t for t in self._given_back.get(first.run, []) if t >= first.asked_t]
+        if any(
+            run != first.run and first.asked_t - REQUEST_LASTS_S < t < second.heard_t
+            for run, t in self._takers.get(claim, [])
+        ):
+            ends.append(first.expires_t)
+        return first.token < second.token and second.heard_t >= min(ends, default=float("inf")) - CLOCK_GRACE_S

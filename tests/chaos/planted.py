@@ -11,6 +11,7 @@ import sql
 import worker.alerts
 import worker.amqp
 import worker.events
+import worker.requests
 import worker.routes
 import worker.session
 from handlers import events as handler
@@ -110,6 +111,19 @@ def forget_alerts() -> None:
     _plant(worker.alerts, "_publish", forget)
 
 
+def reply_twice() -> None:
+    """Send every so manieth reply a second time."""
+    replies = itertools.count(1)
+    reply = worker.amqp.reply
+
+    async def repeat(link: Any, answers: Sequence[Any]) -> None:
+        await reply(link, answers)
+        if next(replies) % FORGETFUL_BATCH == 0:
+            await reply(link, answers)
+
+    _plant(worker.requests, "reply", repeat)
+
+
 def _edit_queries(edit: Callable[[str], str]) -> None:
     query = sql.query
     assert any(edit(query(name)) != query(name) for name in sql.query_names()), "the bug is in no query"
@@ -127,6 +141,7 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
     "unsorted-upsert": unsorted_upsert,
     "ignore-leases": ignore_leases,
     "forget-alerts": forget_alerts,
+    "reply-twice": reply_twice,
 }
 
 if __name__ == "__main__":

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.checker import Book, Verdict
+from tests.chaos.checker import Bodies, Book, Verdict
 from tests.chaos.ledger import Ledger
 from tests.chaos.rules import claims_of, run_of
 
 ORG = {"orgId": "o", "runId": "11111111-1111-4111-8111-111111111111"}
 OTHER_RUN = "22222222-2222-4222-8222-222222222222"
+AT = "2026-01-01T00:00:00+00:00"
 Line = tuple[str, dict[str, Any]]
 
 
 def published(key: str = "e", **fields: Any) -> Line:
     """A run-finished that exports claim `a`."""
-    event = {"eventId": key, **ORG, "status": "completed", "claimIds": ["a"], **fields}
+    event = {"eventId": OTHER_RUN, **ORG, "occurredAt": AT, "status": "completed", "claimIds": ["a"], **fields}
     return "publish", {"mid": f"m-{key}", "key": key, "type": "run-finished", "body": json.dumps(event)}
 
 
@@ -31,19 +32,30 @@ def asked(ident: str, *claims: str, **more: Any) -> Line:
 
 def told(ident: str, exported: dict[str, list[str]], *unexported: str) -> Line:
     """Its answer."""
-    lists = {"exported": exported, "reserved": [], "unexported": list(unexported)}
+    lists = {"exported": [*exported.items()], "reserved": [], "unexported": list(unexported)}
     return "reply", {"id": ident, "reply": {"ok": True, **lists}}
 
 
-def reservation(ident: str, run: str, expires_in_s: float, token: int) -> list[Line]:
-    """A reservation of claim `a` that is granted."""
-    asks = {"orgId": "o", "runId": run, "claimIds": ["a"], "mode": "all-or-nothing", "takeExpired": False}
-    expires_at = datetime.fromtimestamp(time.time() + expires_in_s, UTC).isoformat()
-    result = {"granted": ["a"], "conflicts": [], "expiresAt": expires_at, "fencingToken": token}
+def reservation(ident: str, run: str, ttl_s: float, token: int, *, take_expired: bool = False) -> list[Line]:
+    """A reservation of claim `a` that is granted. One that lives for no time is over at once."""
+    asks = {"orgId": "o", "runId": run, "claimIds": ["a"], "mode": "all-or-nothing", "ttlSeconds": ttl_s}
+    result = {"granted": ["a"], "conflicts": [], "expiresAt": ttl_s, "fencingToken": token}
     return [
-        ("ask", {"id": ident, "op": "reserve-claims", "request": asks}),
+        ("ask", {"id": ident, "op": "reserve-claims", "request": {**asks, "takeExpired": take_expired}}),
         ("reply", {"id": ident, "reply": {"ok": True, "result": result}}),
     ]
+
+
+def at_once(*reservations: list[Line]) -> list[Line]:
+    """All are asked for before the first is told."""
+    return [line for lines in zip(*reservations, strict=True) for line in lines]
+
+
+def dated(reply: dict[str, Any]) -> dict[str, Any]:
+    """The time to live as a time."""
+    ttl_s = reply["result"]["expiresAt"]
+    expires_at = datetime.fromtimestamp(time.time() + ttl_s, UTC).isoformat()
+    return {**reply, "result": {**reply["result"], "expiresAt": expires_at}}
 
 
 def released(ident: str, run: str) -> list[Line]:
@@ -59,9 +71,23 @@ def run_asked(ident: str) -> Line:
     return "ask", {"id": ident, "op": "get-export-run-by-id", "request": {"runId": ORG["runId"]}}
 
 
-def run_told(ident: str, status: str, *claims: str) -> Line:
+def run_told(ident: str, status: str, *claims: str, **others: Any) -> Line:
     """Its answer."""
-    run = {**ORG, "status": status, "claimIds": list(claims), "skippedClaims": []}
+    unknown = ("triggeredBy", "format", "targetSystem", "periodStart", "periodEnd", "retryOfRunId", "override")
+    unsaid = ("error", "artifact", "externalAckId")
+    run = {
+        **ORG,
+        **dict.fromkeys(unknown + unsaid),
+        "status": status,
+        "createdAt": AT,
+        "finishedAt": AT,
+        "claimIds": list(claims),
+        "skippedClaims": [],
+        "claimCount": len(claims),
+        "skippedCount": 0,
+        "hasConflict": False,
+        **others,
+    }
     return "reply", {"id": ident, "reply": {"ok": True, "result": run}}
 
 
@@ -75,11 +101,13 @@ def verdict_on(tmp_path: Path, *lines: Line) -> Verdict:
     tmp_path.mkdir(exist_ok=True)
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for kind, facts in lines:
-        ledger.note(kind, **facts)
+        is_lease = "expiresAt" in facts.get("reply", {}).get("result", {})
+        ledger.note(kind, **(facts | {"reply": dated(facts["reply"])} if is_lease else facts))
     ledger.close()
     verdict = Verdict()
-    book = Book(verdict)
-    book.read(ledger.path)
+    with Bodies.of(ledger.path) as bodies:
+        book = Book(verdict, bodies)
+        book.read(ledger.path)
     book.judge_silence()
     book.judge_unawaited()
     return verdict
@@ -134,6 +162,10 @@ def test_right_replies(tmp_path: Path, lines: list[Line]) -> None:
         [*SEEN, run_asked("2"), run_told("2", "pending", "a")],
         [*SEEN, run_asked("2"), run_told("2", "completed")],
         [*SEEN, run_asked("2"), refused("2", "RUN_NOT_FOUND")],
+        [published(), run_asked("1"), run_told("1", "completed", "a", externalAckId="ack-1")],
+        [published(), run_asked("1"), run_told("1", "completed", "a", claimCount=2)],
+        [published(), asked("1", "a"), told("1", {"a": 2 * [ORG["runId"]]})],
+        [*PROVEN, *reservation("1", OTHER_RUN, 3600, 1)],
         [run_asked("1"), run_told("1", "pending"), published()],
     ],
     ids=[
@@ -151,6 +183,10 @@ def test_right_replies(tmp_path: Path, lines: list[Line]) -> None:
         "a status goes down",
         "a claim is forgotten",
         "a run is forgotten",
+        "a fact nobody published",
+        "another number of claims",
+        "exported twice by one run",
+        "granted though exported",
         "a run before it was published",
     ],
 )  # fmt: skip
@@ -161,11 +197,12 @@ def test_wrong_replies(tmp_path: Path, lines: list[Line]) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        [*reservation("1", "r", -3600, 1), *reservation("2", "s", 3600, 2)],
+        [*reservation("1", "r", 0, 1), *reservation("2", "s", 3600, 2, take_expired=True)],
         [*reservation("1", "r", 3600, 1), *released("2", "r"), *reservation("3", "s", 3600, 2)],
         [*reservation("1", "r", 3600, 1), *reservation("2", "r", 3600, 1)],
+        at_once(reservation("1", "r", 3600, 2, take_expired=True), reservation("2", "s", 0, 1)),
     ],
-    ids=["expired", "released", "renewed"],
+    ids=["expired", "released", "renewed", "the later one was told first"],
 )
 def test_right_reservations(tmp_path: Path, lines: list[Line]) -> None:
     assert verdict_on(tmp_path, *lines).found == {}
@@ -175,10 +212,12 @@ def test_right_reservations(tmp_path: Path, lines: list[Line]) -> None:
     "lines",
     [
         [*reservation("1", "r", 3600, 1), *reservation("2", "s", 3600, 2)],
-        [*reservation("1", "r", -3600, 2), *reservation("2", "s", 3600, 2)],
+        [*reservation("1", "r", 0, 2), *reservation("2", "s", 3600, 2, take_expired=True)],
+        [*reservation("1", "r", 0, 1), *reservation("2", "s", 3600, 2)],
         [*reservation("1", "r", 3600, 1), *released("2", "s"), *reservation("3", "s", 3600, 2)],
+        at_once(reservation("1", "r", 3600, 1), reservation("2", "s", 3600, 2)),
     ],
-    ids=["two holders", "a token comes again", "released by another"],
+    ids=["two holders", "a token comes again", "taken without a word", "released by another", "two at once"],
 )
 def test_wrong_reservations(tmp_path: Path, lines: list[Line]) -> None:
     assert list(verdict_on(tmp_path, *lines).found) == ["wrong reply"]
@@ -194,6 +233,9 @@ def test_silence_in_calm(tmp_path: Path) -> None:
         ("silence", {"id": "2"}),
     ]
     assert list(verdict_on(tmp_path, *asks).found) == ["unanswered in calm"]
+    for number in "12":
+        asks[asks.index(("silence", {"id": number}))] = refused(number, "UNAVAILABLE")
+    assert list(verdict_on(tmp_path / "refused", *asks).found) == ["unanswered in calm"]
     fault = ("fault", {"kinds": ["any"]})
     assert verdict_on(tmp_path / "second", fault, *asks).found == {}
 

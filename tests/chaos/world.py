@@ -36,6 +36,7 @@ PLANTS: Final = {
     "unsorted-upsert": "",
     "ignore-leases": "",
     "forget-alerts": "",
+    "reply-twice": "",
 }
 """The bugs that workers can have (planted.py), each with what it does to the database."""
 
