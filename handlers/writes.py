@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from asyncpg import Record
-
 import sql
 from schema.errors import DeadLetterCode, ErrorCode, FieldError
 from schema.events import (
@@ -40,7 +38,9 @@ async def create_export_run(connection: Connection, request: CreateExportRun) ->
     """Record the start of a run. Raises RequestRefused (CONFLICT) where the run is known with other facts."""
     run_id = request.run_id or uuid4()
     async with connection.transaction():
-        now, stored = await _lock(connection, run_id)
+        now = await _lock(connection, run_id)
+        # Its row, too: a run-created under way may fill it in. No claims are locked after it.
+        stored = await connection.fetchrow(sql.query("get_run_for_update"), run_id)
         if stored is not None and stored["org_id"] != request.org_id:
             raise _conflict("runId", "is taken")
         if stored is not None and stored["created_digest"] is not None:
@@ -67,7 +67,8 @@ async def create_export_run(connection: Connection, request: CreateExportRun) ->
 async def update_export_run_status(connection: Connection, request: UpdateExportRunStatus) -> ExportRun:
     """Record the end of a run. Raises RequestRefused (RUN_NOT_FOUND, CONFLICT)."""
     async with connection.transaction():
-        now, stored = await _lock(connection, request.run_id)
+        now = await _lock(connection, request.run_id)
+        stored = await connection.fetchrow(sql.query("get_run"), request.run_id)
         if stored is None or request.org_id not in (None, stored["org_id"]):
             raise run_not_found()
         if stored["finished_digest"] == finished_digest(request):
@@ -94,7 +95,8 @@ async def delete_export_run(connection: Connection, request: DeleteExportRun) ->
     Raises RequestRefused (RUN_NOT_FOUND, CONFLICT).
     """
     async with connection.transaction():
-        now, stored = await _lock(connection, request.run_id)
+        now = await _lock(connection, request.run_id)
+        stored = await connection.fetchrow(sql.query("get_run"), request.run_id)
         if stored is None or request.org_id not in (None, stored["org_id"]):
             raise run_not_found()
         if stored["deleted_at"] is not None:
@@ -107,15 +109,15 @@ async def delete_export_run(connection: Connection, request: DeleteExportRun) ->
         return await _stored_run(connection, request.run_id)
 
 
-async def _lock(connection: Connection, run_id: UUID) -> tuple[datetime, Record | None]:
-    """Keep other writers from a run until the transaction ends; the database's time, and what is stored."""
+async def _lock(connection: Connection, run_id: UUID) -> datetime:
+    """Keep others from ending or hiding a run until the transaction ends; returns the database's time."""
     await lock_runs(connection, [run_id])
-    now = await connection.fetchval(sql.query("get_time"))
-    return now, await connection.fetchrow(sql.query("get_run_for_update"), run_id)
+    now: datetime = await connection.fetchval(sql.query("get_time"))
+    return now
 
 
 async def _stored_run(connection: Connection, run_id: UUID) -> ExportRun:
-    row = await connection.fetchrow(sql.query("get_run_for_update"), run_id)
+    row = await connection.fetchrow(sql.query("get_run"), run_id)
     assert row is not None
     return run_of_row(ExportRun, row)
 

@@ -31,6 +31,7 @@ from schema.limits import LEASE_TTL_S_DEFAULT, LEASE_TTL_S_MAX, RESERVE_CLAIMS_M
 from schema.requests import GetExportRunById, ListStaleRuns, ReleaseClaims, ReserveClaims
 from schema.results import ReservedClaims, StaleRuns
 from tests.conftest import worker_settings
+from tests.integration.conftest import until_blocked
 from tests.integration.test_writes import checked, create, decoded, delete
 from tests.wire import POLL_S, WAIT_S, run_created, run_finished
 from worker.database import server_settings
@@ -120,13 +121,6 @@ async def refusing(connection: Connection, table: str, condition: str) -> AsyncI
         yield
     finally:
         await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT broken")
-
-
-async def until_blocked(asking: Connection, blocked: Connection) -> None:
-    """Wait until a connection waits for another's lock."""
-    async with asyncio.timeout(WAIT_S):
-        while not await asking.fetchval("SELECT pg_blocking_pids($1)", blocked.get_server_pid()):
-            await asyncio.sleep(POLL_S)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from handlers.claims import check_claims
 from handlers.connection import Connection
 from handlers.errors import RequestRefused
 from handlers.events import store_created, store_finished
+from handlers.locking import lock_runs_and_claims
 from handlers.writes import create_export_run, delete_export_run, update_export_run_status
 from schema.decoding import decode
 from schema.errors import ErrorCode
@@ -18,7 +19,8 @@ from schema.events import RunCreated, RunFinished, RunStatus
 from schema.fields import WireModel
 from schema.requests import CheckClaims, CreateExportRun, DeleteExportRun, UpdateExportRunStatus
 from schema.results import CheckedClaims, ExportRun
-from tests.wire import WAIT_S, run_created, run_finished
+from tests.integration.conftest import until_blocked
+from tests.wire import run_created, run_finished
 from worker.database import Failure, meaning_of
 
 Model = TypeVar("Model", bound=WireModel)
@@ -151,6 +153,19 @@ async def test_two_that_finish_one_run_with_other_claims_one_wins(connection: Co
     assert await log_rows(connection) == 2 * TIMES
 
 
+async def test_who_finishes_a_run_and_waits_for_its_claims_holds_no_row(
+    connection: Connection, other: Connection
+) -> None:
+    """Rows come after claims in the order of locks: or an event that has the claims could wait for the row."""
+    run_id = (await create(connection)).run_id
+    async with other.transaction():
+        await lock_runs_and_claims(other, [], [("org-1", ["c-1"])])
+        finishing = asyncio.create_task(update(connection, run_id, "completed", "c-1"))
+        await until_blocked(other, connection)
+        await other.execute("SELECT FROM export_runs WHERE run_id = $1 FOR UPDATE NOWAIT", run_id)
+    assert (await finishing).status == "completed"
+
+
 async def test_a_create_waits_for_an_event_under_way(connection: Connection, other: Connection) -> None:
     """Another organisation's event takes the run id between the look and the write."""
     event = decoded(RunCreated, **run_created(orgId="org-2"))
@@ -158,9 +173,7 @@ async def test_a_create_waits_for_an_event_under_way(connection: Connection, oth
     await under_way.start()
     await store_created(other, [event])
     creating = asyncio.create_task(create(connection, runId=event.run_id))
-    async with asyncio.timeout(WAIT_S):
-        while not await other.fetchval("SELECT pg_blocking_pids($1)", connection.get_server_pid()):
-            assert not creating.done()
+    await until_blocked(other, connection)
     await under_way.commit()
     with pytest.raises(RequestRefused) as raised:
         await creating
