@@ -95,6 +95,7 @@ class RequestServer:
     def _expire(self, asked: Asked) -> None:
         """The caller is about to give up: it gets UNAVAILABLE while it still listens."""
         self._log_of(asked.delivery).warning("request_timed_out")
+        self._waiting.drop(asked)  # its place in the prefetch is free now, and taken by another
         self._start(self._reply({asked: _error(ErrorCode.UNAVAILABLE, "the answer did not come in time")}))
 
     async def _answer_what_waits(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,6 +65,12 @@ class Waiting:
                 return []
             self._changed.clear()
             await self._changed.wait()
+
+    def drop(self, asked: Asked) -> None:
+        """Take a request out of the line, if it is still there. Those that expire stand in front, mostly."""
+        with suppress(ValueError):
+            (self._large if asked.is_large else self._small).remove(asked)
+        self._changed.set()
 
     def done(self, together: list[Asked]) -> None:
         """Say that the query of what was taken is over."""

@@ -73,6 +73,26 @@ async def test_what_waits_when_it_closes_is_taken_first() -> None:
     assert await line.take() == []
 
 
+async def test_what_is_dropped_is_not_taken() -> None:
+    line, [large, first, second, other_large] = waiting(QUERY_SIZE_MAX + 1, 1, 2, QUERY_SIZE_MAX + 1, large_max=2)
+    line.drop(large)
+    line.drop(first)
+    assert [await line.take(), await line.take()] == [[other_large], [second]]
+    line.drop(second)  # taken already
+    line.close()
+    assert await line.take() == []
+
+
+async def test_the_last_that_is_dropped_lets_a_taker_end() -> None:
+    line, [taken, dropped] = waiting(QUERY_SIZE_MAX + 1, QUERY_SIZE_MAX + 1)
+    assert await line.take() == [taken]
+    line.close()
+    taking = asyncio.create_task(line.take())
+    await asyncio.sleep(0)
+    line.drop(dropped)
+    assert await taking == []
+
+
 async def test_all_takers_hear_that_it_is_closed() -> None:
     line = Waiting(large_max=1)
     takers = [asyncio.create_task(line.take()) for _ in range(3)]
