@@ -1,7 +1,6 @@
 """The way of an alert: outbox, publish, confirm, out of the outbox."""
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
@@ -11,9 +10,8 @@ import structlog
 from handlers.double_exports import mark_alerts_published, unpublished_alerts
 from schema import names
 from schema.alerts import DOUBLE_EXPORT_DETECTED, DoubleExportDetected
-from worker.amqp import CONNECTION_ERRORS, Link, SessionLost
-from worker.backoff import delays_s
-from worker.cancellation import is_being_cancelled
+from worker.amqp import Link, publish
+from worker.backoff import delays_s, wait
 from worker.database import Database, Failure, meaning_of
 
 ALERTS_INTERVAL_S: Final = 1.0
@@ -22,7 +20,8 @@ ALERTS_INTERVAL_S: Final = 1.0
 ALERTS_BATCH_MAX: Final = 100
 """Alerts published in one transaction. What was published and not committed is published again."""
 
-PUBLISH_TIMEOUT_S: Final = 5
+BATCH_TIMEOUT_S: Final = 5
+"""What is not confirmed by then waits: PostgreSQL ends a transaction that stands still for longer."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -36,47 +35,44 @@ async def publish_alerts(link: Link, database: Database, stopping: asyncio.Event
     while not stopping.is_set():
         delay_s = ALERTS_INTERVAL_S
         try:
-            if await _publish_some(link, database) == ALERTS_BATCH_MAX:
+            alerts, published = await _publish_some(link, database)
+            if published < alerts:
+                log.warning("alerts_not_confirmed", alerts=alerts - published)
+                delay_s += next(delays)
+            elif alerts == ALERTS_BATCH_MAX:
                 continue
-            delays = delays_s()
+            else:
+                delays = delays_s()
         except Exception as error:
             if meaning_of(error) is not Failure.UNAVAILABLE:
                 raise
             delay_s += next(delays)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), delay_s)
+        await wait(stopping, delay_s)
 
 
-async def _publish_some(link: Link, database: Database) -> int:
+async def _publish_some(link: Link, database: Database) -> tuple[int, int]:
+    """How many alerts were to be published, and how many of them, from the first on, were confirmed."""
+    until = asyncio.get_running_loop().time() + BATCH_TIMEOUT_S
     async with database.connection() as connection, connection.transaction():
-        alerts = await unpublished_alerts(connection, ALERTS_BATCH_MAX)
-        for alert in alerts or []:
-            await _publish(link, alert)
-        if alerts:
-            await mark_alerts_published(connection, alerts)
-    for alert in alerts or []:
+        alerts = await unpublished_alerts(connection, ALERTS_BATCH_MAX) or []
+        published: list[DoubleExportDetected] = []
+        for alert in alerts:
+            left_s = until - asyncio.get_running_loop().time()
+            if not await publish(link, names.ALERTS_EXCHANGE, DOUBLE_EXPORT_DETECTED, _message(alert), left_s):
+                break
+            published.append(alert)
+        if published:
+            await mark_alerts_published(connection, published)
+    for alert in published:
         log.warning("double_export_detected", id=alert.id, found_by=alert.found_by, run_id=str(alert.second_run_id))
-    return len(alerts or [])
+    return len(alerts), len(published)
 
 
-async def _publish(link: Link, alert: DoubleExportDetected) -> None:
-    message = aio_pika.Message(
+def _message(alert: DoubleExportDetected) -> aio_pika.Message:
+    return aio_pika.Message(
         alert.model_dump_json().encode(),
         content_type=names.CONTENT_TYPE,
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         type=DOUBLE_EXPORT_DETECTED,
         message_id=str(uuid4()),
     )
-    try:
-        async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-            exchange = await link.channel.get_exchange(names.ALERTS_EXCHANGE, ensure=False)
-            await exchange.publish(message, DOUBLE_EXPORT_DETECTED, mandatory=True)
-    except TimeoutError:
-        raise  # a broker that is short of memory: no reason to end the session, it is tried again
-    except CONNECTION_ERRORS as error:
-        raise SessionLost(f"an alert was not confirmed: {type(error).__name__}") from error
-    except asyncio.CancelledError as error:
-        if is_being_cancelled():
-            raise
-        # Nobody cancelled us: aiormq says so of a connection whose heartbeat failed.
-        raise SessionLost("the connection for publishing closed") from error

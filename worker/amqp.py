@@ -14,13 +14,14 @@ import aio_pika
 import aiormq
 import structlog
 from aio_pika.abc import AbstractChannel as PlainChannel
-from aio_pika.exceptions import AMQPError
+from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 from aiormq import spec
 from aiormq.abc import AbstractChannel, ChannelFrame, FrameType
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from schema import names
+from worker.cancellation import is_being_cancelled
 from worker.frames import tolerate_malformed_properties
 from worker.settings import BrokerSettings
 
@@ -97,7 +98,7 @@ async def start_consuming(link: Link, queue: str, prefetch: int, take: Callable[
     async def deliver(delivery: Delivery) -> None:
         take(delivery)
 
-    async with asyncio.timeout(CALL_TIMEOUT_S), link.starting:
+    async with link.starting, asyncio.timeout(CALL_TIMEOUT_S):
         await link.underlay.basic_qos(prefetch_count=prefetch)
         consuming = await link.underlay.basic_consume(queue, deliver)
     assert consuming.consumer_tag is not None
@@ -117,6 +118,29 @@ def deliveries_before(delivery: Delivery) -> int:
     if not delivery.redelivered:
         return 0
     return count if isinstance(count, int) and count > 0 else 1
+
+
+async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika.Message, timeout_s: float) -> bool:
+    """Publish and wait for the confirm; whether it came. If not, a queue is full or the broker short of memory.
+
+    Raises SessionLost where the connection is lost, or no queue is bound.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            target = await link.channel.get_exchange(exchange, ensure=False)
+            await target.publish(message, routing_key, mandatory=True)
+    except TimeoutError:
+        return False
+    except CONNECTION_ERRORS as error:
+        if isinstance(error, DeliveryError) and not isinstance(error, PublishError):
+            return False
+        raise SessionLost(f"what was published to {exchange} was not confirmed: {type(error).__name__}") from error
+    except asyncio.CancelledError as error:
+        if is_being_cancelled():
+            raise
+        # Nobody cancelled us: aiormq says so of a connection whose heartbeat failed.
+        raise SessionLost("the connection for publishing closed") from error
+    return True
 
 
 async def flush(link: Link) -> None:

@@ -1,7 +1,9 @@
-"""How long to wait before trying again."""
+"""How long to wait before trying again, and how."""
 
+import asyncio
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 BACKOFF_FIRST_S: Final = 0.1
@@ -17,3 +19,14 @@ def delays_s(first_s: float = BACKOFF_FIRST_S, max_s: float = BACKOFF_MAX_S) -> 
     while True:
         yield step_s * random.uniform(0.5, 1.0)
         step_s = min(step_s * 2, max_s)
+
+
+async def wait(stopping: asyncio.Event, delay_s: float) -> bool:
+    """Wait for so long, or until `stopping` is set; returns whether it is.
+
+    Not asyncio.wait_for: until Python 3.12 it can swallow the cancellation of the task that waits.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(delay_s):
+            await stopping.wait()
+    return stopping.is_set()

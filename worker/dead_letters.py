@@ -7,14 +7,12 @@ from typing import Final
 
 import aio_pika
 import structlog
-from aio_pika.abc import AbstractExchange
 from pamqp import encode
 from pamqp.common import FieldTable
 
 from schema import names
 from schema.errors import DeadLetterCode
-from worker.amqp import CONNECTION_ERRORS, Delivery, Link, SessionLost
-from worker.cancellation import is_being_cancelled
+from worker.amqp import Delivery, Link, publish
 
 PUBLISH_TIMEOUT_S: Final = 15
 DETAIL_CHARS_MAX: Final = 2_000
@@ -46,35 +44,21 @@ class DeadLetters:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._exchange: AbstractExchange | None = None
         self._one_at_a_time = asyncio.Lock()
 
-    async def publish(self, delivery: Delivery, event_type: str, code: DeadLetterCode, detail: str) -> None:
-        """Publish an event with the reason in its headers; returns once the broker has confirmed it.
-
-        Raises SessionLost where the broker does not confirm: the delivery is still unacknowledged then.
-        """
+    async def publish(self, delivery: Delivery, event_type: str, code: DeadLetterCode, detail: str) -> bool:
+        """Publish an event with the reason in its headers; whether the broker has confirmed it. Raises SessionLost."""
         message = _dead_letter(delivery, names.event_queue(event_type), code, detail)
         async with self._one_at_a_time:
-            try:
-                if self._exchange is None:
-                    self._exchange = await self._link.channel.get_exchange(names.DEAD_LETTER_EXCHANGE, ensure=False)
-                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                    await self._exchange.publish(message, routing_key=event_type, mandatory=True)
-            except CONNECTION_ERRORS as error:
-                raise SessionLost(f"a dead letter was not confirmed: {type(error).__name__}") from error
-            except asyncio.CancelledError as error:
-                if is_being_cancelled():
-                    raise
-                # Nobody cancelled us: aiormq says so of a connection whose heartbeat failed.
-                raise SessionLost("the connection for publishing closed") from error
+            confirmed = await publish(self._link, names.DEAD_LETTER_EXCHANGE, event_type, message, PUBLISH_TIMEOUT_S)
         log.warning(
-            "event_dead_lettered",
+            "event_dead_lettered" if confirmed else "dead_letter_not_confirmed",
             event_type=event_type,
             message_id=delivery.header.properties.message_id,
             code=code,
             detail=detail,
         )
+        return confirmed
 
 
 def _dead_letter(delivery: Delivery, queue: str, code: DeadLetterCode, detail: str) -> aio_pika.Message:

@@ -5,7 +5,6 @@ While batches are being written the next one gathers in the inbox; an idle worke
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from schema import names
 from schema.decoding import InvalidBody, decode
 from schema.errors import DeadLetterCode
 from worker.amqp import Delivery, Link, ack, deliveries_before, requeue, start_consuming, stop_consuming
-from worker.backoff import delays_s
+from worker.backoff import delays_s, wait
 from worker.database import Database, Failure, meaning_of
 from worker.dead_letters import DeadLetters
 from worker.inbox import Inbox, is_suspect
@@ -123,16 +122,19 @@ class EventConsumer:
 
     async def _process(self, batch: Sequence[Delivery], stopping: asyncio.Event) -> None:
         decoded: list[Decoded] = []
+        refusals: list[tuple[Delivery, EventRefused]] = []
         for delivery in batch:
             try:
                 self._check_type(delivery)
                 decoded.append(Decoded(delivery, decode(self._route.model, delivery.body)))
             except EventRefused as refused:
-                await self._dead_letter(delivery, refused)
+                refusals.append((delivery, refused))
             except InvalidBody as invalid:
-                await self._dead_letter(delivery, EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid)))
+                refusals.append((delivery, EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid))))
         if decoded:
             await self._store(decoded, stopping)
+        for delivery, reason in refusals:
+            await self._dead_letter(delivery, reason, stopping)
 
     async def _store(self, decoded: Sequence[Decoded], stopping: asyncio.Event) -> None:
         """Store events and ack them. Of a batch that is refused each half is tried, down to the offender; of
@@ -152,7 +154,7 @@ class EventConsumer:
                 hung = limit.expired()
                 if hung or meaning_of(error) is not Failure.UNAVAILABLE:
                     if len(decoded) == 1:
-                        await self._give_up(decoded[0], error)
+                        await self._give_up(decoded[0], error, stopping)
                         return
                     # Halves find the offender soonest; but whoever hangs is waited for each time.
                     size = 1 if hung else (len(decoded) + 1) // 2
@@ -160,22 +162,22 @@ class EventConsumer:
                         await self._store(decoded[first : first + size], stopping)
                     return
                 self._log.debug("events_kept", events=len(events), retry_in_s=round(delay_s, 2), **describe(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), delay_s)
+            if await wait(stopping, delay_s):
                 return
         await ack(*(each.delivery for each in decoded))
         for each in decoded:
             self._log.debug("event_stored", event_id=str(each.event.event_id), run_id=str(each.event.run_id))
         self._log.info("events_stored", events=len(events))
 
-    async def _give_up(self, offender: Decoded, error: Exception) -> None:
+    async def _give_up(self, offender: Decoded, error: Exception, stopping: asyncio.Event) -> None:
         if isinstance(error, EventRefused):
-            await self._dead_letter(offender.delivery, error)
+            await self._dead_letter(offender.delivery, error, stopping)
         elif meaning_of(error) is Failure.UNSTORABLE:
             self._log.error("event_unstorable", event_id=str(offender.event.event_id), **describe(error))
             await self._dead_letter(
                 offender.delivery,
                 EventRefused(DeadLetterCode.UNSTORABLE, f"the database refuses it: {type(error).__name__}"),
+                stopping,
             )
         else:
             self._log.error("event_failed", event_id=str(offender.event.event_id), **describe(error))
@@ -183,9 +185,14 @@ class EventConsumer:
             self._requeues.add(task)
             task.add_done_callback(self._requeues.discard)
 
-    async def _dead_letter(self, delivery: Delivery, reason: EventRefused) -> None:
-        await self._dead_letters.publish(delivery, self._route.event_type, reason.code, reason.detail)
-        await ack(delivery)
+    async def _dead_letter(self, delivery: Delivery, reason: EventRefused, stopping: asyncio.Event) -> None:
+        """While the dead-letter queue is full nothing moves, as while the database is away."""
+        for delay_s in delays_s():
+            if await self._dead_letters.publish(delivery, self._route.event_type, reason.code, reason.detail):
+                await ack(delivery)
+                return
+            if await wait(stopping, delay_s):
+                return
 
     async def _requeue_later(self, delivery: Delivery) -> None:
         """Each delivery counts towards the limit, so a bug that passes by itself is given time to."""

@@ -8,14 +8,14 @@ in the next one; what it had not acknowledged is delivered again.
 import asyncio
 import os
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Final
 
 import structlog
 
 from worker.alerts import publish_alerts
 from worker.amqp import SessionLost, flush, open_link
-from worker.backoff import delays_s
+from worker.backoff import delays_s, wait
 from worker.cancellation import is_being_cancelled
 from worker.database import Database, Pool
 from worker.dead_letters import DeadLetters
@@ -28,7 +28,7 @@ from worker.stale_runs import warn_of_stale_runs
 from worker.topology import TopologyMismatch, declare
 
 END_TIMEOUT_S: Final = 30
-"""A lost session that is not over by then never will be."""
+"""A session that ends and is not over by then never will be."""
 
 STEADY_SESSION_S: Final = 5
 """A session that lasted this long was a good one: the next failure is retried quickly again."""
@@ -61,8 +61,7 @@ async def run_sessions(settings: WorkerSettings, pool: Pool, stopping: asyncio.E
         # A broker that stays away is told of once, not at every attempt.
         (log.debug if what == told else log.warning)("session_lost", **what)
         told = what
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), next(delays))
+        await wait(stopping, next(delays))
 
 
 async def run_session(settings: WorkerSettings, database: Database, stopping: asyncio.Event) -> None:
@@ -116,16 +115,19 @@ async def run_session(settings: WorkerSettings, database: Database, stopping: as
 
 
 def _end_stuck_worker(reason: str) -> None:
-    """A session that is lost but does not end keeps the next one from starting: whoever started us starts us anew."""
+    """A session that does not come to its end keeps the next one from starting: whoever started us starts us anew."""
     stacks = [" < ".join(map(str, task.get_stack())) for task in asyncio.all_tasks()]
     log.critical("session_stuck", reason=reason, tasks=stacks)
     os._exit(1)
 
 
 async def _raise_when(lost: asyncio.Future[str], over: AsyncExitStack) -> None:
-    reason = await lost
-    over.callback(asyncio.get_running_loop().call_later(END_TIMEOUT_S, _end_stuck_worker, reason).cancel)
-    raise SessionLost(reason)
+    reason = "something in it failed"
+    try:
+        reason = await lost
+        raise SessionLost(reason)
+    finally:  # however the end began
+        over.callback(asyncio.get_running_loop().call_later(END_TIMEOUT_S, _end_stuck_worker, reason).cancel)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -1,13 +1,13 @@
 """A look, now and then, for runs that have not ended."""
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from handlers.stale_runs import list_stale_runs
 from schema.requests import ListStaleRuns
+from worker.backoff import wait
 from worker.database import Database, Failure, meaning_of
 
 STALE_RUNS_INTERVAL_S: Final = 600
@@ -35,5 +35,4 @@ async def warn_of_stale_runs(database: Database, stale_run_s: int, stopping: asy
         except Exception as error:
             if meaning_of(error) is not Failure.UNAVAILABLE:
                 raise
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), STALE_RUNS_INTERVAL_S)
+        await wait(stopping, STALE_RUNS_INTERVAL_S)

@@ -102,13 +102,12 @@ def ignore_leases() -> None:
 def forget_alerts() -> None:
     """Take alerts out of the outbox now and then without publishing them."""
     attempts = itertools.count(1)
-    publish = worker.alerts._publish
+    publish = worker.amqp.publish
 
-    async def forget(link: Any, alert: Any) -> None:
-        if next(attempts) % FORGETFUL_BATCH:
-            await publish(link, alert)
+    async def forget(*arguments: Any) -> bool:
+        return not next(attempts) % FORGETFUL_BATCH or await publish(*arguments)
 
-    _plant(worker.alerts, "_publish", forget)
+    _plant(worker.alerts, "publish", forget)
 
 
 def reply_twice() -> None:

@@ -1,6 +1,7 @@
 """Queues that are full: who publishes hears of it, and nothing is lost."""
 
 import asyncio
+import json
 
 import pytest
 from aio_pika.exceptions import DeliveryError
@@ -9,7 +10,7 @@ from schema import names
 from tests.conftest import running_worker
 from tests.resilience.conftest import Limit
 from tests.resilience.observing import RECOVERY_S, Log, until_serving
-from tests.wire import Wire, run_created
+from tests.wire import Wire, run_created, run_finished
 from worker.database import Pool
 from worker.settings import WorkerSettings
 
@@ -59,9 +60,35 @@ async def test_a_full_dead_letter_queue(
     async with running_worker(settings, pool):
         await until_serving(wire)
         await asyncio.gather(*(wire.publish("run-created", body) for body in bodies))
-        await log.until("session_lost")
+        await log.until("dead_letter_not_confirmed")
+        await until_finished(wire, "c-1")
         taken: set[bytes] = set()
         async with asyncio.timeout(4 * RECOVERY_S):
             while taken != bodies:
                 taken.add((await wire.take_from(dead)).body)
         await until_serving(wire)
+    assert log.of("session_lost") == []
+
+
+async def test_a_full_alerts_queue(settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, limit: Limit) -> None:
+    """Alerts that find no room in it stay in the database, until there is room; everything else goes on."""
+    await limit(names.ALERTS_QUEUE, "x-max-length", 1)
+    claims = {f"twice-{number}" for number in range(10)}
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        for _ in range(2):
+            await until_finished(wire, *claims)
+        await log.until("alerts_not_confirmed")
+        await until_finished(wire, "once")
+        told: set[str] = set()
+        async with asyncio.timeout(4 * RECOVERY_S):
+            while told != claims:
+                told.add(json.loads((await wire.take_from(names.ALERTS_QUEUE)).body)["claimId"])
+    assert log.of("session_lost") == log.of("database_unavailable") == []
+
+
+async def until_finished(wire: Wire, *claim_ids: str) -> None:
+    """Finish a run with these claims, and wait until it is stored."""
+    finished = run_finished(claimIds=claim_ids)
+    await wire.publish("run-finished", finished)
+    await wire.until_run(finished["runId"], status="completed")

@@ -16,7 +16,8 @@ from tests.resilience.conftest import Routes, opened, through
 from tests.resilience.observing import RECOVERY_S, Log, until, until_serving
 from tests.wire import Wire, run_created
 from worker import amqp, session
-from worker.amqp import Delivery, ack, flush, open_link, reply, requeue, start_consuming
+from worker.alerts import publish_alerts
+from worker.amqp import Delivery, SessionLost, ack, flush, open_link, reply, requeue, start_consuming
 from worker.backoff import delays_s
 from worker.database import Pool
 from worker.session import run_sessions
@@ -250,7 +251,8 @@ async def test_settling_on_a_lost_connection_does_no_harm(settings: WorkerSettin
     await queue.delete()
 
 
-async def test_a_lost_session_that_does_not_end(
+@pytest.mark.parametrize("how", ["its connection is cut", "a task of it fails"])
+async def test_a_session_that_does_not_end(
     settings: WorkerSettings,
     pool: Pool,
     wire: Wire,
@@ -258,6 +260,7 @@ async def test_a_lost_session_that_does_not_end(
     routes: Routes,
     broker_proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
     """Something in it that cannot be cancelled would keep the next session from starting for ever."""
 
@@ -266,15 +269,25 @@ async def test_a_lost_session_that_does_not_end(
             await asyncio.Event().wait()
         await ended.wait()
 
-    ended = asyncio.Event()
+    async def fails(*_: object) -> None:
+        await failing.wait()
+        raise SessionLost("an alert was not confirmed")
+
+    ended, failing = asyncio.Event(), asyncio.Event()
     monkeypatch.setattr(session, "warn_of_stale_runs", never_ends)
+    monkeypatch.setattr(session, "publish_alerts", fails)
     monkeypatch.setattr(session, "END_TIMEOUT_S", 0.2)
     codes: list[int] = []
     monkeypatch.setattr("os._exit", codes.append)
     routes["consuming"] = broker_proxy
-    async with running_worker(settings, pool), broker_proxy.cut():
+    async with running_worker(settings, pool), AsyncExitStack() as stack:
+        if how == "a task of it fails":
+            failing.set()
+        else:
+            await stack.enter_async_context(broker_proxy.cut())
         await log.until("session_stuck")
         monkeypatch.setattr(session, "END_TIMEOUT_S", 30)
+        monkeypatch.setattr(session, "publish_alerts", publish_alerts)
         ended.set()
     assert codes == [1]
     assert any("never_ends" in stack for stack in log.of("session_stuck")[0]["tasks"])
