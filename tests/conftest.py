@@ -16,11 +16,11 @@ import sql
 from handlers.connection import Connection
 from local.services import Services, services
 from tests.wire import POLL_S, WAIT_S, Wire
-from worker.database import Pool, open_pool
+from worker.database import Pool, open_pool, server_settings
 from worker.migrations import migrate
 from worker.routes import DATABASE_CONNECTIONS_MAX
 from worker.session import run_sessions
-from worker.settings import WorkerSettings
+from worker.settings import DatabaseSettings, WorkerSettings
 from worker.topology import QUEUES
 
 TEMPLATE = f"export_runs_test_template_{uuid4().hex[:8]}"
@@ -105,9 +105,15 @@ async def emptied_url(shared_url: str) -> str:
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[Connection]:
     """A connection to this test's database."""
-    connection = await asyncpg.connect(database_url)
+    connection = await connected(database_url)
     yield connection
     await connection.close()
+
+
+async def connected(database_url: str) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection with what the worker asks of PostgreSQL: other plans may take a hundred times as long."""
+    settings = DatabaseSettings.model_validate({"database_url": database_url})
+    return await asyncpg.connect(database_url, server_settings=server_settings(settings))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ WITH held AS (
     SELECT lease.claim_id, lease.org_id
     FROM unnest($1::uuid[], $2::text[]) AS holder (run_id, org_id)
     JOIN claim_leases AS lease USING (run_id, org_id)
-    WHERE $3::text[] IS NULL OR lease.claim_id = ANY ($3)
+    WHERE $3::text[] IS NULL OR lease.claim_id IN (SELECT unnest($3::text[]))
     ORDER BY lease.claim_id, lease.org_id
     FOR UPDATE OF lease
 ), freed AS (

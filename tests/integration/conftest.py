@@ -3,17 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-import asyncpg
 import pytest
 
 from handlers.connection import Connection
+from tests.conftest import connected
 from tests.wire import POLL_S, WAIT_S
 
 
 @pytest.fixture
 async def other(database_url: str) -> AsyncIterator[Connection]:
     """A second connection to this test's database."""
-    other = await asyncpg.connect(database_url)
+    other = await connected(database_url)
     yield other
     await other.close()
 

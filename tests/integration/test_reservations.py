@@ -30,11 +30,10 @@ from schema.events import RunCreated, RunFinished
 from schema.limits import LEASE_TTL_S_DEFAULT, LEASE_TTL_S_MAX, RESERVE_CLAIMS_MAX
 from schema.requests import GetExportRunById, ListStaleRuns, ReleaseClaims, ReserveClaims
 from schema.results import ReservedClaims, StaleRuns
-from tests.conftest import worker_settings
+from tests.conftest import connected
 from tests.integration.conftest import until_blocked
 from tests.integration.test_writes import checked, create, decoded, delete
 from tests.wire import POLL_S, WAIT_S, run_created, run_finished
-from worker.database import server_settings
 
 OVERRIDE = {"reason": "the bank lost it", "approvedBy": "carol"}
 TIMES = 10
@@ -811,9 +810,7 @@ async def client(ledger: Ledger, connection: Connection, random: Random, runs: l
 @asynccontextmanager
 async def many(database_url: str, count: int) -> AsyncIterator[list[Connection]]:
     """Connections with the worker's own settings, time-outs included."""
-    settings = server_settings(worker_settings("amqp://localhost", database_url))
-    opening = (asyncpg.connect(database_url, server_settings=settings) for _ in range(count))
-    connections = await asyncio.gather(*opening)
+    connections = await asyncio.gather(*(connected(database_url) for _ in range(count)))
     try:
         yield list(connections)
     finally:
