@@ -113,7 +113,8 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
 async def connected(database_url: str) -> "asyncpg.Connection[asyncpg.Record]":
     """A connection with what the worker asks of PostgreSQL: other plans may take a hundred times as long."""
     settings = DatabaseSettings.model_validate({"database_url": database_url})
-    return await asyncpg.connect(database_url, server_settings=server_settings(settings))
+    asked = {**server_settings(settings), "application_name": "a test"}
+    return await asyncpg.connect(database_url, server_settings=asked)
 
 
 @pytest.fixture
