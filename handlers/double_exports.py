@@ -96,9 +96,9 @@ async def unpublished_alerts(connection: Connection, limit: int) -> list[DoubleE
     return [_alert(row) for row in await connection.fetch(sql.query("list_unpublished_alerts"), limit)]
 
 
-async def mark_alerts_published(connection: Connection, alerts: Sequence[DoubleExportDetected]) -> None:
-    """Take alerts out of the outbox, inside the same transaction."""
-    await connection.execute(sql.query("mark_alerts_published"), [alert.id for alert in alerts])
+async def mark_alerts(connection: Connection, alerts: Sequence[DoubleExportDetected], *, published: bool) -> None:
+    """Take alerts out of the outbox, or put them back, inside the same transaction."""
+    await connection.execute(sql.query("mark_alerts"), [alert.id for alert in alerts], published)
 
 
 def _double_export(row: Record) -> DoubleExport:

@@ -7,12 +7,13 @@ from uuid import uuid4
 import aio_pika
 import structlog
 
-from handlers.double_exports import mark_alerts_published, unpublished_alerts
+from handlers.double_exports import mark_alerts, unpublished_alerts
 from schema import names
 from schema.alerts import DOUBLE_EXPORT_DETECTED, DoubleExportDetected
-from worker.amqp import Link, publish
+from worker.amqp import Link, SessionLost, publish
 from worker.backoff import delays_s, wait
 from worker.database import Database, Failure, meaning_of
+from worker.logs import describe
 
 ALERTS_INTERVAL_S: Final = 1.0
 """How long an alert waits in the outbox at most, if nothing is broken."""
@@ -36,36 +37,44 @@ async def publish_alerts(link: Link, database: Database, stopping: asyncio.Event
         delay_s = ALERTS_INTERVAL_S
         try:
             alerts, published = await _publish_some(link, database)
-            if published < alerts:
-                log.warning("alerts_not_confirmed", alerts=alerts - published)
+            if alerts and not published:
+                log.warning("alerts_not_confirmed", alerts=alerts)
                 delay_s += next(delays)
-            elif alerts == ALERTS_BATCH_MAX:
-                continue
             else:
                 delays = delays_s()
-        except Exception as error:
+                if published == ALERTS_BATCH_MAX:
+                    continue
+        except SessionLost:
+            raise
+        except Exception as error:  # noqa: BLE001 -- nobody's events and requests need wait for alerts
             if meaning_of(error) is not Failure.UNAVAILABLE:
-                raise
+                log.error("alerts_failed", **describe(error))
             delay_s += next(delays)
         await wait(stopping, delay_s)
 
 
 async def _publish_some(link: Link, database: Database) -> tuple[int, int]:
-    """How many alerts were to be published, and how many of them, from the first on, were confirmed."""
+    """How many alerts were to be published, and how many of them, from the first on, were confirmed.
+
+    They are marked first: where nothing can be written nothing is published, over and over.
+    """
     until = asyncio.get_running_loop().time() + BATCH_TIMEOUT_S
     async with database.connection() as connection, connection.transaction():
         alerts = await unpublished_alerts(connection, ALERTS_BATCH_MAX) or []
-        published: list[DoubleExportDetected] = []
+        if alerts:
+            await mark_alerts(connection, alerts, published=True)
+        published = 0
         for alert in alerts:
             left_s = until - asyncio.get_running_loop().time()
-            if not await publish(link, names.ALERTS_EXCHANGE, DOUBLE_EXPORT_DETECTED, _message(alert), left_s):
+            message = _message(alert)
+            if left_s <= 0 or not await publish(link, names.ALERTS_EXCHANGE, DOUBLE_EXPORT_DETECTED, message, left_s):
                 break
-            published.append(alert)
-        if published:
-            await mark_alerts_published(connection, published)
-    for alert in published:
+            published += 1
+        if published < len(alerts):
+            await mark_alerts(connection, alerts[published:], published=False)
+    for alert in alerts[:published]:
         log.warning("double_export_detected", id=alert.id, found_by=alert.found_by, run_id=str(alert.second_run_id))
-    return len(alerts), len(published)
+    return len(alerts), published
 
 
 def _message(alert: DoubleExportDetected) -> aio_pika.Message:

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 import asyncpg
 import structlog
 from asyncpg import Record
+from asyncpg.connect_utils import SessionAttribute
 
 from handlers.connection import Connection
 from worker.cancellation import is_being_cancelled
@@ -46,7 +47,8 @@ _UNAVAILABLE: Final = (
     "3D000",  # database missing
     "40",  # serialisation failure, deadlock
     "42501",  # a privilege withdrawn
-    "42P01",  # a table missing: not migrated yet
+    "42703",  # a column missing: not migrated yet
+    "42P01",  # a table missing
     "53",  # no memory, no disk, no connection left
     "55P03",  # lock time-out
     "57",  # shut down, starting up, cancelled by a time-out
@@ -91,6 +93,8 @@ class Database:
             if meaning_of(error) is Failure.UNAVAILABLE and not self._away:
                 self._away = True
                 log.warning("database_unavailable", **describe(error))
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                await self._pool.expire_connections()  # to what may be a primary no more
             if is_being_cancelled():
                 # Or the task would go on, and its session wait for it.
                 raise asyncio.CancelledError from error
@@ -111,6 +115,7 @@ async def open_pool(settings: DatabaseSettings, connections_max: int) -> AsyncIt
         command_timeout=settings.statement_timeout_s + COMMAND_TIMEOUT_MARGIN_S,
         statement_cache_size=settings.statement_cache_size,
         server_settings=server_settings(settings),
+        target_session_attrs=SessionAttribute.primary,  # a standby answers, with what was true once
         reset=_nothing_to_reset,
     )
     await pool
@@ -118,7 +123,8 @@ async def open_pool(settings: DatabaseSettings, connections_max: int) -> AsyncIt
         yield pool
     finally:
         try:
-            await asyncio.wait_for(pool.close(), POOL_CLOSE_TIMEOUT_S)
+            async with asyncio.timeout(POOL_CLOSE_TIMEOUT_S):
+                await pool.close()
         except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
             pool.terminate()
 
@@ -136,6 +142,7 @@ async def connect(settings: DatabaseSettings) -> AsyncIterator["asyncpg.Connecti
         settings.database_url.get_secret_value(),
         timeout=settings.connect_timeout_s,
         server_settings={"application_name": APPLICATION_NAME},
+        target_session_attrs=SessionAttribute.primary,
     )
     try:
         yield connection
@@ -153,6 +160,8 @@ def server_settings(settings: DatabaseSettings) -> dict[str, str]:
         "statement_timeout": _milliseconds(settings.statement_timeout_s),
         "lock_timeout": _milliseconds(settings.lock_timeout_s),
         "idle_in_transaction_session_timeout": _milliseconds(settings.statement_timeout_s + COMMAND_TIMEOUT_MARGIN_S),
+        # Who gets a lock must see what was committed while it waited.
+        "default_transaction_isolation": "read committed",
         # Every query is short; compiling one would take longer than running it.
         "jit": "off",
         # The right plan is the same for every value: probe the index. Planned for its values, a batch of some

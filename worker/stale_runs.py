@@ -9,6 +9,7 @@ from handlers.stale_runs import list_stale_runs
 from schema.requests import ListStaleRuns
 from worker.backoff import wait
 from worker.database import Database, Failure, meaning_of
+from worker.logs import describe
 
 STALE_RUNS_INTERVAL_S: Final = 600
 STALE_RUNS_LOGGED_MAX: Final = 100
@@ -32,7 +33,7 @@ async def warn_of_stale_runs(database: Database, stale_run_s: int, stopping: asy
                     oldest_run_id=str(stale.runs[0].run_id),
                     oldest_created_at=stale.runs[0].created_at.isoformat(),
                 )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- it only warns: nobody need wait for it
             if meaning_of(error) is not Failure.UNAVAILABLE:
-                raise
+                log.error("stale_runs_failed", **describe(error))
         await wait(stopping, STALE_RUNS_INTERVAL_S)

@@ -12,7 +12,7 @@ import pytest
 from handlers.connection import Connection
 from handlers.double_exports import (
     list_double_exports,
-    mark_alerts_published,
+    mark_alerts,
     resolve_double_export,
     unpublished_alerts,
 )
@@ -416,7 +416,7 @@ async def test_alerts_wait_in_their_order_until_they_are_published(connection: C
         alerts = await unpublished_alerts(connection, 3)
         assert alerts is not None
         assert [alert.id for alert in alerts] == ids[:3]
-        await mark_alerts_published(connection, alerts)
+        await mark_alerts(connection, alerts, published=True)
     async with connection.transaction():
         rest = await unpublished_alerts(connection, 100)
         assert rest is not None
@@ -433,7 +433,7 @@ async def test_alerts_that_were_not_committed_come_again_and_are_the_same(connec
     await under_way.start()
     first = await unpublished_alerts(connection, 10)
     assert first
-    await mark_alerts_published(connection, first)
+    await mark_alerts(connection, first, published=True)
     assert await unpublished_alerts(connection, 10) == []
     await under_way.rollback()
     async with connection.transaction():

@@ -67,7 +67,7 @@ QUERIES = {
     "lock_all_claims": ("", "pg_advisory_xact_lock void"),
     "lock_runs": ("uuid[]", "count int8"),
     "lock_runs_and_claims": ("uuid[], text[], text[]", "case int8"),
-    "mark_alerts_published": ("int8[]", ""),
+    "mark_alerts": ("int8[], bool", ""),
     "record_double_exports": ("uuid[], text[], text[]", ""),
     "record_repeated_claims": ("text[], text[], uuid[]", ""),
     "resolve_double_export": ("int8, timestamptz, text, text", DOUBLE_EXPORT),
