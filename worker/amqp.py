@@ -127,6 +127,7 @@ async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika
     """
     try:
         async with asyncio.timeout(timeout_s):
+            await link.underlay.connection.ready()  # not blocked: what is sent now and again would arrive twice
             target = await link.channel.get_exchange(exchange, ensure=False)
             await target.publish(message, routing_key, mandatory=True)
     except TimeoutError:

@@ -11,14 +11,13 @@ from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
-from aio_pika.exceptions import DeliveryError
 from pydantic import ValidationError
 
 from schema import names
 from schema.fields import WireModel
 from schema.operations import Operation
 from schema.replies import ErrorBody, ErrorReply, OkReply
-from worker.amqp import CONNECTION_ERRORS, Link, SessionLost, open_link
+from worker.amqp import CONNECTION_ERRORS, Link, SessionLost, open_link, publish
 from worker.settings import BrokerSettings
 
 REQUEST_TIMEOUT_S: Final = 30.0
@@ -91,15 +90,14 @@ class Client:
         await self._publish(names.EVENTS_EXCHANGE, event_type, message)
 
     async def _publish(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        target = await self._link.channel.get_exchange(exchange, ensure=False)
         try:
-            await target.publish(message, routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
-        except DeliveryError as error:
-            raise Unreachable(f"the broker has no room or no queue for {routing_key}") from error
-        except CONNECTION_ERRORS as error:
+            confirmed = await publish(self._link, exchange, routing_key, message, PUBLISH_TIMEOUT_S)
+        except SessionLost as error:
             raise Unreachable(
                 f"the broker did not take the message for {exchange}; has a worker ever run here?"
             ) from error
+        if not confirmed:
+            raise Unreachable(f"the broker has no room for {routing_key}, or is short of memory")
 
     async def _take(self, reply: AbstractIncomingMessage) -> None:
         waiting = self._waiting.get(reply.correlation_id or "")

@@ -51,13 +51,14 @@ class DeadLetters:
         message = _dead_letter(delivery, names.event_queue(event_type), code, detail)
         async with self._one_at_a_time:
             confirmed = await publish(self._link, names.DEAD_LETTER_EXCHANGE, event_type, message, PUBLISH_TIMEOUT_S)
-        log.warning(
-            "event_dead_lettered" if confirmed else "dead_letter_not_confirmed",
-            event_type=event_type,
-            message_id=delivery.header.properties.message_id,
-            code=code,
-            detail=detail,
-        )
+        if confirmed:
+            log.warning(
+                "event_dead_lettered",
+                event_type=event_type,
+                message_id=delivery.header.properties.message_id,
+                code=code,
+                detail=detail,
+            )
         return confirmed
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import asyncpg
 import structlog
 
 from handlers.errors import EventRefused
@@ -51,6 +52,14 @@ class Decoded:
     event: Any
 
 
+def requeue_delay_s(deliveries: int) -> float:
+    """How long an event that fails by a bug is kept, delivered so often before.
+
+    Each delivery counts towards the limit, so a bug that passes by itself is given time to.
+    """
+    return min(REQUEUE_DELAY_FIRST_S * 2.0 ** min(deliveries, 16), REQUEUE_DELAY_MAX_S)
+
+
 class EventConsumer:
     """Consumes one event queue and stores what comes."""
 
@@ -66,9 +75,11 @@ class EventConsumer:
         self._database = database
         self._dead_letters = dead_letters
         self._inbox = Inbox()
+        self._tasks = asyncio.TaskGroup()
         self._consumer_tag: str | None = None
         self._changing_consumer = asyncio.Lock()
-        self._requeues: set[asyncio.Task[None]] = set()
+        self._dead_lettering = asyncio.Lock()
+        self._dead_letters_held_up = False
         self._log = log.bind(event_type=route.event_type)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -78,25 +89,21 @@ class EventConsumer:
         workers which held it will end this one with nothing else in hand. Only its own delivery count rises,
         until RabbitMQ takes it out of the way.
         """
-        try:
-            async with asyncio.TaskGroup() as tasks:
+        async with self._tasks:
+            await self._consume(1)
+            stopper = self._tasks.create_task(self._stop_when(stopping))
+            while batch := await self._inbox.take(1, BATCH_BYTES_MAX):
+                # Now, while its prefetch of one is used up: what is on its way to a consumer that stops comes
+                # back as redelivered.
+                await self._pause()
+                await self._process(batch, stopping)
+                if not is_suspect(batch[0]):
+                    await self._consume(PREFETCH_EVENTS)
+                    break
                 await self._consume(1)
-                stopper = tasks.create_task(self._stop_when(stopping))
-                while batch := await self._inbox.take(1, BATCH_BYTES_MAX):
-                    # Now, while its prefetch of one is used up: what is on its way to a consumer that stops comes
-                    # back as redelivered.
-                    await self._pause()
-                    await self._process(batch, stopping)
-                    if not is_suspect(batch[0]):
-                        await self._consume(PREFETCH_EVENTS)
-                        break
-                    await self._consume(1)
-                for _ in range(WRITES_MAX):
-                    tasks.create_task(self._process_what_comes(stopping))
-                await stopper
-        finally:
-            for waiting in self._requeues:
-                waiting.cancel()
+            for _ in range(WRITES_MAX):
+                self._tasks.create_task(self._process_what_comes(stopping))
+            await stopper
 
     async def _process_what_comes(self, stopping: asyncio.Event) -> None:
         while batch := await self._inbox.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
@@ -122,23 +129,20 @@ class EventConsumer:
 
     async def _process(self, batch: Sequence[Delivery], stopping: asyncio.Event) -> None:
         decoded: list[Decoded] = []
-        refusals: list[tuple[Delivery, EventRefused]] = []
         for delivery in batch:
             try:
                 self._check_type(delivery)
                 decoded.append(Decoded(delivery, decode(self._route.model, delivery.body)))
             except EventRefused as refused:
-                refusals.append((delivery, refused))
+                self._dead_letter(delivery, refused, stopping)
             except InvalidBody as invalid:
-                refusals.append((delivery, EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid))))
+                self._dead_letter(delivery, EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid)), stopping)
         if decoded:
             await self._store(decoded, stopping)
-        for delivery, reason in refusals:
-            await self._dead_letter(delivery, reason, stopping)
 
     async def _store(self, decoded: Sequence[Decoded], stopping: asyncio.Event) -> None:
-        """Store events and ack them. Of a batch that is refused each half is tried, down to the offender; of
-        one that hangs, each event.
+        """Store events and ack them. Of a batch that is refused, or too slow for PostgreSQL's statement time-out,
+        each half is tried, down to the offender; of one that hangs, each event.
 
         While the database is away nothing moves: the batch is kept and tried again. If that lasts until
         `stopping`, it stays unacknowledged and will be delivered again.
@@ -152,9 +156,10 @@ class EventConsumer:
                 break
             except Exception as error:  # noqa: BLE001 -- whatever it is, it has a meaning
                 hung = limit.expired()
-                if hung or meaning_of(error) is not Failure.UNAVAILABLE:
+                too_slow = isinstance(error, asyncpg.QueryCanceledError) and len(decoded) > 1
+                if hung or too_slow or meaning_of(error) is not Failure.UNAVAILABLE:
                     if len(decoded) == 1:
-                        await self._give_up(decoded[0], error, stopping)
+                        self._give_up(decoded[0], error, stopping)
                         return
                     # Halves find the offender soonest; but whoever hangs is waited for each time.
                     size = 1 if hung else (len(decoded) + 1) // 2
@@ -169,36 +174,43 @@ class EventConsumer:
             self._log.debug("event_stored", event_id=str(each.event.event_id), run_id=str(each.event.run_id))
         self._log.info("events_stored", events=len(events))
 
-    async def _give_up(self, offender: Decoded, error: Exception, stopping: asyncio.Event) -> None:
+    def _give_up(self, offender: Decoded, error: Exception, stopping: asyncio.Event) -> None:
         if isinstance(error, EventRefused):
-            await self._dead_letter(offender.delivery, error, stopping)
+            self._dead_letter(offender.delivery, error, stopping)
         elif meaning_of(error) is Failure.UNSTORABLE:
             self._log.error("event_unstorable", event_id=str(offender.event.event_id), **describe(error))
-            await self._dead_letter(
+            self._dead_letter(
                 offender.delivery,
                 EventRefused(DeadLetterCode.UNSTORABLE, f"the database refuses it: {type(error).__name__}"),
                 stopping,
             )
         else:
             self._log.error("event_failed", event_id=str(offender.event.event_id), **describe(error))
-            task = asyncio.create_task(self._requeue_later(offender.delivery))
-            self._requeues.add(task)
-            task.add_done_callback(self._requeues.discard)
+            self._tasks.create_task(self._requeue_later(offender.delivery, stopping))
 
-    async def _dead_letter(self, delivery: Delivery, reason: EventRefused, stopping: asyncio.Event) -> None:
-        """While the dead-letter queue is full nothing moves, as while the database is away."""
-        for delay_s in delays_s():
-            if await self._dead_letters.publish(delivery, self._route.event_type, reason.code, reason.detail):
-                await ack(delivery)
-                return
-            if await wait(stopping, delay_s):
-                return
+    def _dead_letter(self, delivery: Delivery, reason: EventRefused, stopping: asyncio.Event) -> None:
+        """Nobody waits for it: its queue may be full, or the broker short of memory."""
+        self._tasks.create_task(self._dead_letter_until_confirmed(delivery, reason, stopping))
 
-    async def _requeue_later(self, delivery: Delivery) -> None:
-        """Each delivery counts towards the limit, so a bug that passes by itself is given time to."""
-        exponent = min(deliveries_before(delivery), 16)
-        await asyncio.sleep(min(REQUEUE_DELAY_FIRST_S * 2**exponent, REQUEUE_DELAY_MAX_S))
-        await requeue(delivery)
+    async def _dead_letter_until_confirmed(
+        self, delivery: Delivery, reason: EventRefused, stopping: asyncio.Event
+    ) -> None:
+        async with self._dead_lettering:  # what holds up one holds up those behind it
+            for delay_s in delays_s():
+                if self._dead_letters_held_up and stopping.is_set():
+                    return
+                if await self._dead_letters.publish(delivery, self._route.event_type, reason.code, reason.detail):
+                    self._dead_letters_held_up = False
+                    await ack(delivery)
+                    return
+                if not self._dead_letters_held_up:
+                    self._dead_letters_held_up = True
+                    self._log.warning("dead_letter_not_confirmed", code=reason.code)
+                await wait(stopping, delay_s)
+
+    async def _requeue_later(self, delivery: Delivery, stopping: asyncio.Event) -> None:
+        if not await wait(stopping, requeue_delay_s(deliveries_before(delivery))):
+            await requeue(delivery)
 
     def _check_type(self, delivery: Delivery) -> None:
         said = delivery.header.properties.message_type

@@ -1,7 +1,7 @@
 """One session with the broker: connect, declare, consume, answer, until it breaks or the worker stops.
 
 Whatever breaks ends the session whole: a connection or channel that closed, a consumer that the broker
-cancelled, a publish that was not confirmed. Nothing of it (channels, delivery tags, half-sent replies) lives on
+cancelled. Nothing of it (channels, delivery tags, half-sent replies) lives on
 in the next one; what it had not acknowledged is delivered again.
 """
 
@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from worker.alarms import tell_of_alarms
 from worker.alerts import publish_alerts
 from worker.amqp import SessionLost, flush, open_link
 from worker.backoff import delays_s, wait
@@ -105,6 +106,8 @@ async def run_session(settings: WorkerSettings, database: Database, stopping: as
                 *(tasks.create_task(worker.run(stopping)) for worker in workers),
                 tasks.create_task(publish_alerts(publishing, database, stopping)),
                 tasks.create_task(warn_of_stale_runs(database, settings.stale_run_s, stopping)),
+                tasks.create_task(tell_of_alarms(publishing, "publishing", stopping)),
+                tasks.create_task(tell_of_alarms(answering, "answering", stopping)),
             ]
             log.info("session_started")
             await asyncio.gather(*running)

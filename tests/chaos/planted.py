@@ -23,15 +23,14 @@ FORGETFUL_BATCH: Final = 10
 
 def ack_before_commit() -> None:
     """Acknowledge a batch when it is taken, not when it is stored."""
-    acknowledged: set[int] = set()
+    acknowledged: dict[int, Any] = {}
     process, ack = worker.events.EventConsumer._process, worker.amqp.ack
 
     async def ack_first(self: worker.events.EventConsumer, batch: Sequence[Any], stopping: Any) -> None:
         for delivery in batch:
             await ack(delivery)
-            acknowledged.add(id(delivery))
+            acknowledged[id(delivery)] = delivery
         await process(self, batch, stopping)
-        acknowledged.difference_update(map(id, batch))
 
     async def ack_once(*deliveries: Any) -> None:
         if left := [delivery for delivery in deliveries if id(delivery) not in acknowledged]:

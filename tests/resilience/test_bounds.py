@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+from uuid import uuid4
 
 import pytest
 from aio_pika.exceptions import DeliveryError
 
 from schema import names
+from tests.commands import export_runs
 from tests.conftest import running_worker
 from tests.resilience.conftest import Limit
 from tests.resilience.observing import RECOVERY_S, Log, until_serving
 from tests.wire import Wire, run_created, run_finished
+from worker import topology
+from worker.console import Exit
 from worker.database import Pool
 from worker.settings import WorkerSettings
 
@@ -85,6 +89,23 @@ async def test_a_full_alerts_queue(settings: WorkerSettings, pool: Pool, wire: W
             while told != claims:
                 told.add(json.loads((await wire.take_from(names.ALERTS_QUEUE)).body)["claimId"])
     assert log.of("session_lost") == log.of("database_unavailable") == []
+
+
+async def test_a_replay_into_a_full_queue(settings: WorkerSettings, wire: Wire, limit: Limit) -> None:
+    """What the broker refuses stays a dead letter."""
+    queue, dead = names.event_queue("run-created"), names.dead_letter_queue("run-created")
+    await limit(queue, "x-max-length", 1)
+    await topology.declare(wire.channel)
+    ids = {str(uuid4()) for _ in range(20)}
+    for message_id in ids:
+        await wire.publish("run-created", run_created(), exchange=names.DEAD_LETTER_EXCHANGE, message_id=message_id)
+    replayed = await export_runs("dead-letters", "replay", settings=settings)
+    assert replayed.code == Exit.UNREACHABLE, replayed.err
+    left = await wire.count_in(dead)
+    assert 0 < left < len(ids)
+    taken = [await wire.take_from(dead) for _ in range(left)]
+    taken += [await wire.take_from(queue) for _ in range(await wire.count_in(queue))]
+    assert {message.message_id for message in taken} == ids
 
 
 async def until_finished(wire: Wire, *claim_ids: str) -> None:

@@ -1,9 +1,11 @@
 """The broker itself goes away, or runs short of memory. It is a private one."""
 
 import asyncio
+import json
 import subprocess
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -14,6 +16,7 @@ from schema import names
 from tests.conftest import running_worker
 from tests.resilience.observing import RECOVERY_S, Log, publish_all, until, until_serving
 from tests.wire import Wire, run_created
+from worker import dead_letters
 from worker.database import Pool
 from worker.settings import WorkerSettings
 
@@ -83,31 +86,63 @@ async def all_logged(connection: Connection, event_ids: list[str]) -> bool:
     return bool(found == len(event_ids))
 
 
-async def test_a_memory_alarm(
+async def all_acknowledged(server: LocalRabbitMQ, strangers: int) -> bool:
+    """Whether the queue holds nothing but strangers; of these the broker may have taken the first dead letter."""
+    listed = await rabbitmqctl(server, "list_queues", "name", "messages")  # some seconds old
+    left = dict(line.split() for line in listed.splitlines())[names.event_queue("run-created")]
+    return 0 < int(left) <= strangers
+
+
+@pytest.mark.parametrize(
+    ("alarm", "high", "normal"),
+    [("set_vm_memory_high_watermark", "0.000001", "0.4"), ("set_disk_free_limit", "1000000000000000", "50000000")],
+    ids=["memory", "disk"],
+)
+async def test_an_alarm(
     settings: WorkerSettings,
     pool: Pool,
     connection: Connection,
     wire: Wire,
     log: Log,
     broker_server: LocalRabbitMQ,
+    monkeypatch: pytest.MonkeyPatch,
+    alarm: str,
+    high: str,
+    normal: str,
 ) -> None:
-    """Events are stored and acknowledged all the same; afterwards requests are answered, in the same session."""
+    """Events are stored and acknowledged all the same; afterwards requests are answered, in the same session.
+
+    A dead letter that nobody reads is not sent over and over.
+    """
+    monkeypatch.setattr(dead_letters, "PUBLISH_TIMEOUT_S", 0.5)
     runs = [run_created() for _ in range(200)]
+    known = run_created()
+    strangers = [{**known, "eventId": str(uuid4()), "orgId": "org-2"} for _ in range(2)]
     blocker = await asyncpg.connect(settings.database_url.get_secret_value())
     async with running_worker(settings, pool):
         await until_serving(wire)
+        await wire.publish("run-created", known)
+        await wire.until_run(known["runId"])
         async with blocker.transaction():
             await blocker.execute("LOCK TABLE export_runs IN ACCESS EXCLUSIVE MODE")
-            await publish_all(wire, "run-created", runs)
+            await publish_all(wire, "run-created", [*runs, *strangers])
             asking = asyncio.create_task(wire.ask("check-claims", {"orgId": "org-1", "claimIds": ["c-1"]}))
-            await rabbitmqctl(broker_server, "set_vm_memory_high_watermark", "0.000001")
+            await rabbitmqctl(broker_server, alarm, high)
         try:
             await until(lambda: all_logged(connection, [run["eventId"] for run in runs]))
-            listed = await rabbitmqctl(broker_server, "list_queues", "name", "messages")
-            assert [names.event_queue("run-created"), "0"] in map(str.split, listed.splitlines())
+            await log.until("connection_blocked", times=2)
+            await log.until("dead_letter_not_confirmed")
+            await until(lambda: all_acknowledged(broker_server, len(strangers)))
         finally:
-            await rabbitmqctl(broker_server, "set_vm_memory_high_watermark", "0.4")
+            await rabbitmqctl(broker_server, alarm, normal)
         await until_serving(wire)
         assert (await asking)["ok"] is True
+        dead = names.dead_letter_queue("run-created")
+        found = [json.loads((await wire.take_from(dead)).body) for _ in strangers]
+        await log.until("connection_unblocked", times=2)
+        found += [json.loads((await wire.take_from(dead)).body) for _ in range(await wire.count_in(dead))]
+        assert all(stranger in found for stranger in strangers)
+        assert len(found) <= len(strangers) + 1, "only what it was not yet known to block was sent again"
+    assert len(log.of("connection_blocked")) == len(log.of("connection_unblocked")) == 2
     await blocker.close()
     assert log.of("session_lost") == []

@@ -18,6 +18,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
 from schema import names
 from schema.events import EVENTS
 from worker.amqp import CONNECTION_ERRORS, Delivery, Link, ack, flush, open_link
+from worker.cancellation import is_being_cancelled
 from worker.client import Unreachable
 from worker.dead_letter_command.facts import DeadLetter, Selection, read
 from worker.settings import BrokerSettings
@@ -174,8 +175,7 @@ def broker_explained() -> Iterator[None]:
     except CONNECTION_ERRORS as error:
         raise Unreachable(f"the broker does not answer: {type(error).__name__}") from error
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if is_being_cancelled():
             raise
         # Nobody cancelled us: aiormq says so of a connection whose heartbeat failed.
         raise Unreachable("the connection to the broker closed") from error
