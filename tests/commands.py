@@ -98,11 +98,14 @@ class WorkerProcess:
 
 
 @asynccontextmanager
-async def worker_process(settings: WorkerSettings, **variables: str) -> AsyncIterator[WorkerProcess]:
-    """`export-runs worker`; killed if it is still there at the end."""
+async def worker_process(
+    settings: WorkerSettings, *, planted: str = "", **variables: str
+) -> AsyncIterator[WorkerProcess]:
+    """`export-runs worker`, perhaps with a bug: Python that runs first. Killed if it is still there at the end."""
+    program = [sys.executable, "-c", f"{planted}\nfrom worker.cli import main\nmain()"] if planted else [COMMAND]
     worker = WorkerProcess(
         await asyncio.create_subprocess_exec(
-            COMMAND, "worker", env=environment(settings, **variables), stderr=asyncio.subprocess.PIPE
+            *program, "worker", env=environment(settings, **variables), stderr=asyncio.subprocess.PIPE
         )
     )
     try:

@@ -73,3 +73,20 @@ async def test_malformed_properties(wire: Wire, flags: int, encoded: bytes) -> N
     assert dead.body == b"not JSON"
     assert dead.headers["x-error-code"] == "INVALID_EVENT"
     assert await wire.count_in("export-runs.run-created.dead") == 0
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(("flags", "encoded"), MALFORMED.values(), ids=MALFORMED.keys())
+async def test_malformed_properties_of_a_request(wire: Wire, flags: int, encoded: bytes) -> None:
+    """Without a usable `reply_to` nobody can be answered; everybody else is, and the request is done with."""
+    channel: Any = await wire.channel.get_underlay_channel()
+    asked = {"orgId": "org-1", "claimIds": ["c-1"]}
+    for body in (json.dumps(asked).encode(), b"not JSON"):
+        await channel.basic_publish(
+            body,
+            exchange="export-runs.rpc",
+            routing_key="check-claims",
+            properties=RawProperties(flags, encoded),
+        )
+    assert (await wire.result("check-claims", **asked))["unexported"] == ["c-1"]
+    assert await wire.count_in("export-runs.rpc.check-claims") == 0

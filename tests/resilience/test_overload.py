@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import aio_pika
 import asyncpg
 import pytest
 
+from handlers.connection import Connection
 from schema import names
 from tests.commands import worker_process
-from tests.conftest import running_worker
-from tests.resilience.observing import EXPIRATION_S, ask_in_time, until, until_serving
+from tests.conftest import running_worker, worker_settings
+from tests.resilience.observing import EXPIRATION_S, Log, ask_in_time, until, until_serving
 from tests.wire import Wire, run_created
+from worker import session
 from worker.database import Pool
 from worker.routes import REQUEST_ROUTES, RequestRoute
 from worker.settings import WorkerSettings
+from worker.topology import declare
 
 FLOOD = 2_000
 
@@ -93,21 +98,46 @@ async def flood(wire: Wire, operation: str, body: dict[str, object], requests: i
         )
 
 
-@pytest.mark.usefixtures("worker")
-async def test_a_flood_of_history_does_not_starve_the_guard(settings: WorkerSettings, wire: Wire) -> None:
-    """Not even if as many of those requests as may be worked on wait for a lock."""
-    await until_serving(wire)
+async def test_a_flood_of_history_does_not_starve_the_guard(
+    settings: WorkerSettings, pool: Pool, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even while as many of those requests as may be worked on get on with nothing."""
+    [route] = [route for route in REQUEST_ROUTES if route.operation.name == "get-export-history"]
+    begun: list[object] = []
+
+    async def never_answer(connection: Connection, requests: Sequence[Any]) -> Sequence[Any]:
+        begun.append(requests)
+        await asyncio.Event().wait()
+        return []
+
+    slow = [replace(each, answer=never_answer) if each is route else each for each in REQUEST_ROUTES]
+    monkeypatch.setattr(session, "REQUEST_ROUTES", slow)
     history = names.rpc_queue("get-export-history")
-    blocker = await asyncpg.connect(settings.database_url.get_secret_value())
-    async with blocker.transaction():
-        await blocker.execute("LOCK TABLE export_runs IN ACCESS EXCLUSIVE MODE")
-        await flood(wire, "get-export-history", {"orgId": "org-1"}, FLOOD, expiration_s=25)
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        await flood(wire, "get-export-history", {"orgId": "org-1"}, FLOOD, expiration_s=10)
+        await until(lambda: len(begun) >= route.queries_max)
+        for _ in range(20):
+            assert (await ask_in_time(wire))["ok"] is True
         assert await wire.count_in(history) > FLOOD / 2
-    for _ in range(20):
-        assert (await ask_in_time(wire))["ok"] is True
-    assert await wire.count_in(history) > 0
-    await blocker.close()
+        await wire.channel.queue_delete(history)
+        await declare(wire.channel)
     await wire.channel.queue_delete("reply.flood")
+
+
+async def test_a_deadline_of_its_own_for_who_gives_none(
+    amqp_url: str, database_url: str, pool: Pool, wire: Wire, log: Log
+) -> None:
+    """Shorter here than every time-out of the database."""
+    blocker = await asyncpg.connect(database_url)
+    async with running_worker(worker_settings(amqp_url, database_url, request_deadline_s=0.5), pool):
+        await until_serving(wire)
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE export_run_claims IN ACCESS EXCLUSIVE MODE")
+            answer = await wire.error("check-claims", {"orgId": "org-1", "claimIds": ["c-1"]})
+            assert answer["code"] == "UNAVAILABLE"
+    await blocker.close()
+    assert len(log.of("request_timed_out")) == 1
 
 
 @pytest.mark.usefixtures("worker")

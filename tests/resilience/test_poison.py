@@ -1,9 +1,12 @@
 """An event that breaks or hangs whoever touches it is put out of the way, and takes no neighbour with it."""
 
 import asyncio
+import json
+import re
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,7 +18,7 @@ from tests.commands import worker_process
 from tests.conftest import running_worker
 from tests.resilience.conftest import Limit
 from tests.resilience.observing import Log, publish_all, until, until_serving
-from tests.wire import Wire, run_created
+from tests.wire import POLL_S, Wire, run_created
 from worker import events, routes, session
 from worker.database import Pool
 from worker.settings import WorkerSettings
@@ -84,6 +87,127 @@ async def test_an_event_that_breaks_its_handler(
     if effect is hang:
         assert all(after == 1 for after in sizes[1:]), "each batch that hangs waits for its time-out"
     assert log.of("session_lost") == []
+
+
+async def refuse() -> None:
+    """The database refuses the values."""
+    raise asyncpg.CheckViolationError
+
+
+async def test_an_event_that_the_database_refuses(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would refuse them again: the event is dead-lettered at once, and its neighbours are stored."""
+    runs = [run_created(orgId="org-many") for _ in range(NEIGHBOURS + 1)]
+    bad = runs[NEIGHBOURS // 2]
+    poison(bad["runId"], refuse, monkeypatch)
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        await publish_all(wire, "run-created", runs)
+        dead = await wire.take_from(DEAD)
+        assert (dead.headers["x-error-code"], dead.redelivered) == ("UNSTORABLE", False)
+        assert bad["eventId"].encode() in dead.body
+        await until(lambda: stored(wire, NEIGHBOURS))
+        assert await wire.count_in(DEAD) == 0
+    assert log.of("event_failed") == log.of("session_lost") == []
+
+
+async def stored(wire: Wire, runs: int) -> bool:
+    """Whether so many runs of the organisation are stored."""
+    return len((await wire.result("get-export-history", orgId="org-many", limit=200))["runs"]) == runs
+
+
+async def test_a_deadlock_is_tried_again(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot happen, by the order of the locks; if it does, nobody notices."""
+    deadlocks = iter(range(2))
+
+    async def deadlock() -> None:
+        if next(deadlocks, None) is not None:
+            raise asyncpg.DeadlockDetectedError
+
+    run = run_created()
+    sizes = poison(run["runId"], deadlock, monkeypatch)
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        await wire.publish("run-created", run)
+        await wire.until_run(run["runId"])
+        assert await wire.count_in(DEAD) == 0
+    assert sizes == [1, 1, 1]
+    assert log.of("event_failed") == log.of("session_lost") == []
+
+
+async def test_a_request_that_breaks_its_handler(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller hears no more than that; those that share its query get their answers."""
+    [checks] = [route for route in routes.REQUEST_ROUTES if route.operation.name == "check-claims"]
+
+    async def answer(connection: Connection, requests: Sequence[Any]) -> Sequence[Any]:
+        if any("bad" in request.claim_ids for request in requests):
+            raise ZeroDivisionError("a secret")
+        return await checks.answer(connection, requests)
+
+    broken = [replace(route, answer=answer) if route is checks else route for route in routes.REQUEST_ROUTES]
+    monkeypatch.setattr(session, "REQUEST_ROUTES", broken)
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        asked = [{"orgId": "org-1", "claimIds": [claim]} for claim in ("a", "b", "bad", "c", "d", "e")]
+        replies = await asyncio.gather(*(wire.ask("check-claims", each) for each in asked))
+    bad = replies.pop(2)
+    assert (bad["ok"], bad["error"]["code"]) == (False, "INTERNAL")
+    assert not re.search("secret|Zero", json.dumps(bad))
+    assert [reply["result"]["unexported"] for reply in replies] == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert len(log.of("request_failed")) == 1
+
+
+KILLER_DELIVERIES_MAX = 6
+KILLER_SUSPECT_DELIVERIES = 2
+KILLER = f"""
+import os, signal
+from dataclasses import replace
+from worker import inbox, routes, session, topology
+
+async def store(connection, batch):
+    if any(event.triggered_by == "the killer" for event in batch):
+        os.kill(os.getpid(), signal.SIGKILL)
+    await created.store(connection, batch)
+
+created, *others = routes.EVENT_ROUTES
+session.EVENT_ROUTES = (replace(created, store=store), *others)
+inbox.SUSPECT_DELIVERIES = {KILLER_SUSPECT_DELIVERIES}
+limit = {{"x-delivery-limit": {KILLER_DELIVERIES_MAX}}}
+topology.QUEUES = [
+    replace(queue, arguments=queue.arguments | limit) if queue.name == "{QUEUE}" else queue
+    for queue in topology.QUEUES
+]
+"""
+
+
+async def test_an_event_that_kills_every_worker(settings: WorkerSettings, wire: Wire, limit: Limit) -> None:
+    """Its neighbours come back with it twice; then it dies alone, until the broker takes it out of the way."""
+    runs = [run_created(orgId="org-many") for _ in range(50)]
+    runs[25]["triggeredBy"] = "the killer"
+    await limit(QUEUE, "x-delivery-limit", KILLER_DELIVERIES_MAX)
+    async with worker_process(settings, planted=KILLER):
+        await until_serving(wire)
+    await publish_all(wire, "run-created", runs)
+    killed = 0
+    while await wire.count_in(DEAD) == 0:
+        async with worker_process(settings, planted=KILLER) as worker:
+            dying = asyncio.create_task(worker.exit_code())
+            while not dying.done() and await wire.count_in(DEAD) == 0:
+                await asyncio.sleep(POLL_S)
+            if dying.done():
+                assert dying.result() == -signal.SIGKILL
+                killed += 1
+            dying.cancel()
+    assert killed == KILLER_DELIVERIES_MAX + 1
+    async with worker_process(settings, planted=KILLER):
+        await until(lambda: stored(wire, len(runs) - 1))
+    assert runs[25]["eventId"].encode() in (await wire.take_from(DEAD)).body
+    assert await wire.count_in(DEAD) == 0
 
 
 KILLS = 3
