@@ -29,8 +29,8 @@ types: $(INSTALLED) ## Type checker
 bench: $(INSTALLED) ## Measure throughput and latency
 	$(BIN)/python -m benchmarks
 
-chaos: $(INSTALLED) ## Break the services on purpose and count what comes through
-	$(BIN)/python -m tests.chaos
+chaos: $(INSTALLED) ## Break the services on purpose and count what comes through; SEED=, DURATION_S=, FAULTS=
+	$(BIN)/python -m tests.chaos $(SEED:%=--seed %) $(DURATION_S:%=--duration-s %) $(FAULTS:%=--faults %)
 
 lock: $(INSTALLED) ## Resolve the locks again; UPGRADE=--upgrade takes newer versions
 	$(LOCK) --extra dev --group build --output-file requirements-dev.lock pyproject.toml

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tests.chaos.__main__ import text_of
 from tests.chaos.campaign import Options, run
+from tests.chaos.faults import Faults
 
 
 async def test_nothing_is_lost_nothing_counts_twice_whatever_breaks(tmp_path: Path) -> None:
@@ -23,6 +24,8 @@ async def test_nothing_is_lost_nothing_counts_twice_whatever_breaks(tmp_path: Pa
     print(text_of(report))
     assert report.failures == []
     assert sum(report.verdict.facts["faults"].values()) == options.faults
+    assert report.verdict.facts["faults"].keys() == Faults.kinds.keys()
+    assert report.verdict.facts["pairs of faults"] > 0
     assert report.verdict.facts["events confirmed"] > 500
     assert report.verdict.facts["answered"] > 100
     assert report.poison > 10

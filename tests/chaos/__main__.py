@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import math
 import random
 import shutil
 import sys
@@ -13,6 +14,8 @@ from tests.chaos.campaign import Options, Report, run
 from tests.chaos.world import PLANTS
 
 DEFAULT_FAULTS = 60
+FAULTS_A_SECOND_MAX = 5
+"""No campaign gets through more of them, so a schedule for a duration is long enough."""
 
 
 def main() -> int:
@@ -21,7 +24,8 @@ def main() -> int:
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="export-runs-chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
     defaults = Options(seed=arguments.seed, directory=directory)
-    faults = arguments.faults or (10**9 if arguments.duration_s else DEFAULT_FAULTS)
+    as_many_as_fit = math.ceil(FAULTS_A_SECOND_MAX * (arguments.duration_s or 0))
+    faults = arguments.faults or as_many_as_fit or DEFAULT_FAULTS
     options = Options(
         seed=arguments.seed,
         directory=directory,
@@ -56,7 +60,9 @@ def text_of(report: Report) -> str:
     }
     lines = [f"{name}: {value}" for name, value in facts.items()]
     lines += [f"  {count} x {kind}" for kind, count in report.verdict.facts["faults"].items()]
-    lines += [f"{sort}: {len(report.verdict.found.get(sort, []))}" for sort in SORTS]
+    lines += [
+        f"{sort}: {len(report.verdict.found.get(sort, []))}" for sort in dict.fromkeys([*SORTS, *report.verdict.found])
+    ]
     lines += [f"VIOLATION {failure}" for failure in report.failures]
     return "\n".join([*lines, f"{len(report.failures)} violations" if report.failures else "no violation"])
 
@@ -67,14 +73,21 @@ SORTS = (
     "wrong in the store",
     "wrong reply",
     "unanswered in calm",
+    "unanswered though only the database failed",
     "late or second reply in calm",
     "double export missing",
     "double export wrong",
     "alert lost",
     "alert wrong",
+    "alerts out of order",
     "dead letter missing",
     "dead letter unexpected",
     "dead letter wrong",
+    "no recovery",
+    "slow recovery",
+    "no calm",
+    "deadlock",
+    "wrong exit code",
 )
 
 

@@ -15,7 +15,7 @@ from tests.chaos.checker import Verdict
 from tests.chaos.client import Client
 from tests.chaos.events import Claims, Story
 from tests.chaos.exporters import Counts, Poisoner, Publisher, export
-from tests.chaos.faults import EVENT_QUEUES, REQUEST_QUEUES, Faults, schedule
+from tests.chaos.faults import EVENT_QUEUES, REQUEST_QUEUES, Faults, Planned, schedule, terminate
 from tests.chaos.guard import Guard, Json
 from tests.chaos.ledger import Ledger
 from tests.chaos.reservers import reserve
@@ -34,6 +34,10 @@ LONG_CALM_S: Final = 8.0
 
 LONG_CALM_EVERY: Final = 25
 
+MEMORY_GROWTH_MAX: Final = 1.3
+MEMORY_JUDGED_FROM_S: Final = 600
+"""A shorter campaign has workers that start in its first tenth: they take little yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -49,7 +53,7 @@ class Options:
     poisoners: int = 3
     reservers: int = 4
     malformed_frames: bool = True
-    longest_fault_s: float = 6.0
+    longest_fault_s: float = 8.0
     calm_s: float = 0.5
     pair_share: float = 0.3
     recovery_max_s: float = 10.0
@@ -68,7 +72,7 @@ class Report:
     duplicates_and_retries: int
     poison: int
     guard: str
-    worker_memory: str
+    worker_memory: "Memory"
     bugs_logged: list[str]
     unexpected_ends: int
     verdict: Verdict
@@ -77,7 +81,32 @@ class Report:
     def failures(self) -> list[str]:
         """Every violation; none is what is hoped for."""
         ends = [f"{self.unexpected_ends} times a worker ended by itself"] * (self.unexpected_ends > 0)
-        return [*self.verdict.failures, *(f"logged: {line}" for line in self.bugs_logged), *ends]
+        growth = [f"workers grew: {self.worker_memory}"] * self.worker_memory.grew(self.duration_s)
+        return [*self.verdict.failures, *(f"logged: {line}" for line in self.bugs_logged), *ends, *growth]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How much workers took, in bytes: the medians of the first and of the last tenth of a campaign, and the most."""
+
+    first: float
+    last: float
+    most: int
+
+    @classmethod
+    def of(cls, measured: list[list[int]]) -> "Memory":
+        """What was measured of each worker, at even intervals."""
+        first = [bytes_ for worker in measured for bytes_ in worker[: len(worker) // 10 + 1]]
+        last = [bytes_ for worker in measured for bytes_ in worker[-(len(worker) // 10 + 1) :]]
+        return cls(median(first), median(last), max(map(max, measured)))
+
+    def grew(self, duration_s: float) -> bool:
+        """Whether they took more and more, in a campaign long enough to tell."""
+        return duration_s >= MEMORY_JUDGED_FROM_S and self.last > MEMORY_GROWTH_MAX * self.first
+
+    def __str__(self) -> str:
+        values = {"median of the first tenth": self.first, "of the last": self.last, "most": self.most}
+        return ", ".join(f"{name} {bytes_ / 2**20:.0f} MiB" for name, bytes_ in values.items())
 
 
 async def run(options: Options) -> Report:
@@ -111,7 +140,7 @@ async def run(options: Options) -> Report:
             duplicates_and_retries=counts.attempts - counts.events - counts.poison,
             poison=counts.poison,
             guard=str(campaign.guard.counts),
-            worker_memory=_memory([worker.resident_bytes for worker in everything.workers]),
+            worker_memory=Memory.of([worker.resident_bytes for worker in everything.workers]),
             bugs_logged=_bugs_logged([worker.log for worker in everything.workers]),
             unexpected_ends=everything.unexpected_ends,
             verdict=verdict,
@@ -183,21 +212,17 @@ class Campaign:
     async def break_things(self) -> None:
         """One fault, or two at a time, then the way back to calm; until there were enough."""
         options = self._options
-        random = self._random("faults")
-        faults = Faults(self._world, random, self._admin, options.longest_fault_s)
+        calm = self._random("calm")
         end = time.monotonic() + (options.duration_s or float("inf"))
-        groups = schedule(list(faults.kinds), random, options.faults, options.pair_share, quick=options.quick)
+        groups = schedule(options.seed, options.faults, options.pair_share, quick=options.quick)
         for number, group in enumerate(groups, start=1):
             if time.monotonic() > end:
                 break
             for task in self._tasks:
                 if task.done():
                     task.result()
-            self._ledger.note("fault", kinds=group)
-            offsets = [0.0, random.uniform(0, options.longest_fault_s / 2)]
-            back = await asyncio.gather(
-                *(self._inject(faults, kind, offset) for kind, offset in zip(group, offsets, strict=False))
-            )
+            self._ledger.note("fault", kinds=[fault.kind for fault in group])
+            back = await asyncio.gather(*map(self._inject, group))
             self._ledger.note("back", at=max(back))
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECOVERY_TIMEOUT_S):
@@ -205,7 +230,7 @@ class Campaign:
                     self._ledger.note("recovered")
                     await self._all_workers_serving()
                     self._ledger.note("calm")
-            await asyncio.sleep(options.calm_s * random.uniform(0.2, 1.8) if number % LONG_CALM_EVERY else LONG_CALM_S)
+            await asyncio.sleep(options.calm_s * calm.uniform(0.2, 1.8) if number % LONG_CALM_EVERY else LONG_CALM_S)
         await asyncio.sleep(LONG_CALM_S)
 
     async def finish(self) -> int:
@@ -231,7 +256,7 @@ class Campaign:
                     # What a worker has in hand it finishes or gives back when it is told to stop.
                     for worker in self._world.workers:
                         async with worker.lock:
-                            await worker.terminate()
+                            await terminate(worker, self._ledger)
                     left = any([await self._admin.count(queue) != 0 for queue in EVENT_QUEUES])
                     if not left and not await self._alerts_wait():
                         return True
@@ -248,12 +273,14 @@ class Campaign:
             )
             return wait
 
-    async def _inject(self, faults: Faults, kind: str, offset_s: float) -> float:
-        await asyncio.sleep(offset_s)
+    async def _inject(self, fault: Planned) -> float:
+        longest_s = self._options.longest_fault_s
+        await asyncio.sleep(fault.delay_share * longest_s)
         try:
-            return await faults.inject(kind)
+            faults = Faults(self._world, self._ledger, Random(fault.seed), self._admin, longest_s)
+            return await faults.inject(fault.kind)
         except TimeoutError:
-            self._ledger.note("stuck", kind=kind)
+            self._ledger.note("stuck", kind=fault.kind)
             return time.monotonic()
 
     async def _serving(self) -> None:
@@ -286,9 +313,9 @@ class Campaign:
             await asyncio.sleep(PROBE_PAUSE_S)
 
     async def _all_workers_serving(self) -> None:
-        """Wait until every worker consumes from every queue."""
+        """Wait until every worker consumes from every queue, and no connection that is dead does."""
         for queue in (*EVENT_QUEUES, *REQUEST_QUEUES):
-            while await self._admin.consumers(queue) < WORKERS:
+            while await self._admin.consumers(queue) != WORKERS:
                 await asyncio.sleep(PROBE_PAUSE_S)
 
     def _random(self, name: str) -> Random:
@@ -303,14 +330,6 @@ class Campaign:
 
     def _publisher(self, name: str) -> Publisher:
         return Publisher(self._client(), self._ledger, self._world.gate, self._random(name), self.counts)
-
-
-def _memory(measured: list[list[int]]) -> str:
-    """How much memory workers took, and whether it grew; each measured at even intervals."""
-    first = [bytes_ for worker in measured for bytes_ in worker[: len(worker) // 10 + 1]]
-    last = [bytes_ for worker in measured for bytes_ in worker[-(len(worker) // 10 + 1) :]]
-    values = {"median of the first tenth": median(first), "of the last": median(last), "most": max(map(max, measured))}
-    return ", ".join(f"{name} {bytes_ / 2**20:.0f} MiB" for name, bytes_ in values.items())
 
 
 def _bugs_logged(logs: list[Path]) -> list[str]:

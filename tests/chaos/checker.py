@@ -29,12 +29,15 @@ it had come.
 
 In calm (no fault on, and all workers back since the last one) a request that got no answer, or UNAVAILABLE, must get
 one when it is repeated, and no reply comes late or twice. Around a fault it may: a worker's ack can be lost where its
-reply is not.
+reply is not. A fault of the database alone excuses UNAVAILABLE, but no silence: broker and workers were whole.
+
+**Workers.** One that is told to stop ends with 0; beside another fault it may give up, and end with 1.
 """
 
 import base64
 import json
 import mmap
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +65,21 @@ NAMED_MAX: Final = 10
 
 CALM_MIN_S: Final = 4.0
 """With less of it, what must not happen in calm had no chance to."""
+
+DATABASE_KINDS: Final = {
+    "database killed",
+    "database restarted",
+    "database connections terminated",
+    "tables locked",
+    "database read-only",
+    "database wire cut",
+    "database wire frozen",
+    "database wire slow",
+}
+"""Faults that leave the broker, the workers and the wire between them alone."""
+
+STARTING_S: Final = 10.0
+"""A worker that is younger may not know yet what to do when it is told to stop."""
 
 COPIES_A_FAULT_MAX: Final = 200
 """Alerts that may come again after a fault: each worker can have published a batch that it did not get to note."""
@@ -107,6 +125,11 @@ class Fault:
     back: float | None = None
     recovered: float | None = None
     calm: float | None = None
+
+    @property
+    def of_the_database_alone(self) -> bool:
+        """Whether all else was whole."""
+        return DATABASE_KINDS.issuperset(self.kinds)
 
 
 @dataclass
@@ -159,17 +182,19 @@ class Book:
             "recovered": self._recovered,
             "calm": self._calm,
             "stuck": self._stuck,
+            "exit": self._exit,
         }
         for offset, record in read(path):
             readers[record["k"]](record, offset)
             self._last_t = record["t"]
 
-    def disturbed(self, start: float, end: float) -> bool:
-        """Whether some fault was on, or not yet recovered from, in this time."""
-        return any(
-            fault.start - FAULT_GRACE_S < end and start < (fault.calm or float("inf")) + FAULT_GRACE_S
+    def disturbances(self, start: float, end: float) -> list[Fault]:
+        """The faults that were on, or not yet recovered from, in this time."""
+        return [
+            fault
             for fault in self.faults
-        )
+            if fault.start - FAULT_GRACE_S < end and start < (fault.calm or float("inf")) + FAULT_GRACE_S
+        ]
 
     def judge_calm(self) -> None:
         """There must have been some, if there were faults."""
@@ -188,14 +213,14 @@ class Book:
         for ident, (start, end) in self._silent.items():
             if end < self._first_reply_t:
                 continue
-            if self.disturbed(start, end):
-                during += 1
-                continue
-            calm += 1
-            if "retryOf" in self._asks[ident]:
-                self.verdict.blame("unanswered in calm", f"request {ident} at {start:.1f}")
+            faults = self.disturbances(start, end)
+            during += bool(faults)
+            calm += not faults
+            if "retryOf" in self._asks[ident] and all(fault.of_the_database_alone for fault in faults):
+                sort = "unanswered though only the database failed" if faults else "unanswered in calm"
+                self.verdict.blame(sort, f"request {ident} at {start:.1f}")
         for start, end in self._unavailable_again:
-            if not self.disturbed(start, end):
+            if not self.disturbances(start, end):
                 self.verdict.blame("unanswered in calm", f"UNAVAILABLE, and again at {end:.1f}")
         self.verdict.facts["requests"] = self.asked
         self.verdict.facts["answered"] = self.answered
@@ -206,7 +231,7 @@ class Book:
         """In calm no reply comes a second time, or when nobody waits any more; but the first ones wait for a worker."""
         for ident, t in self._unawaited:
             asked_t = self._asked_t[ident]
-            if asked_t > self._first_reply_t and not self.disturbed(asked_t, t):
+            if asked_t > self._first_reply_t and not self.disturbances(asked_t, t):
                 self.verdict.blame("late or second reply in calm", f"to request {ident} at {t:.1f}")
         self.verdict.facts["late or second replies"] = len(self._unawaited)
 
@@ -347,6 +372,22 @@ class Book:
     def _calm(self, record: Record, offset: int) -> None:
         self.faults[-1].calm = record["t"]
 
+    def _exit(self, record: Record, offset: int) -> None:
+        last = self.faults[-1] if self.faults and self.faults[-1].calm is None else None
+        is_beside = last is not None and (
+            len(last.kinds) > 1 or any(fault.calm is None for fault in self.faults[-2:-1])
+        )
+        right = {0}
+        if is_beside:
+            right.add(1)
+        if (is_beside or last is None) and record["age"] < STARTING_S:
+            right.add(-signal.SIGTERM)
+        if record["code"] not in right:
+            during = " and ".join(last.kinds) if last else "calm"
+            self.verdict.blame(
+                "wrong exit code", f"{record['code']} of worker {record['worker']} at {record['t']:.1f} in {during}"
+            )
+
     def _stuck(self, record: Record, offset: int) -> None:
         self.verdict.blame(
             "no recovery", f"{record['kind']} at {record['t']:.1f}: the queue did not empty, or come back"
@@ -365,24 +406,18 @@ async def check(
         book.judge_calm()
         book.judge_silence()
         book.judge_unawaited()
-        _judge_recovery(book, verdict, recovery_max_s)
+        judge_recovery(book, verdict, recovery_max_s)
         connection = await asyncpg.connect(database_url)
         try:
-            stored = await _judge_log(connection, book, bodies)
-            exporting = await _judge_runs(connection, book, stored, bodies)
-            await _judge_double_exports(connection, await alerts.all_of_them(amqp_url), exporting, book)
-            await _judge_leases(connection, verdict)
+            exporting = await judge_store(connection, book, bodies)
+            await judge_double_exports(connection, await alerts.all_of_them(amqp_url), exporting, book)
             verdict.facts["claims granted"] = book.leases.granted
             verdict.facts["claims refused"] = book.leases.refused
             deadlocks = await connection.fetchval("SELECT sum(deadlocks)::int FROM pg_stat_database")
         finally:
             await connection.close()
-        _judge_dead_letters(await dead_letters.all_of_them(amqp_url), book, bodies)
-    # The statistics start anew when the server crashes; its log does not.
-    logged = database_log.read_text(errors="replace").count("ERROR:  deadlock detected")
-    if deadlocks or logged:
-        verdict.blame("deadlock", f"{max(logged, deadlocks)} in the database")
-    verdict.facts["deadlocks"] = max(logged, deadlocks)
+        judge_dead_letters(await dead_letters.all_of_them(amqp_url), book, bodies)
+    judge_deadlocks(deadlocks, database_log.read_text(errors="replace"), verdict)
     verdict.facts["seconds to check"] = round(time.monotonic() - started, 1)
     verdict.close()
     return verdict
@@ -417,23 +452,45 @@ class Bodies:
         return record
 
 
-def _judge_recovery(book: Book, verdict: Verdict, recovery_max_s: float) -> None:
+def judge_recovery(book: Book, verdict: Verdict, recovery_max_s: float) -> None:
+    """After each fault the service must serve again in time, and all workers must be back in time."""
     longest, longest_calm, by_kind = 0.0, 0.0, Counter[str]()
     for fault in book.faults:
         by_kind.update(fault.kinds)
         if fault.recovered is None or fault.back is None or fault.calm is None:
             verdict.blame("no recovery", f"after {' and '.join(fault.kinds)} at {fault.start:.1f}")
             continue
-        longest_calm = max(longest_calm, fault.calm - fault.back)
-        took = fault.recovered - fault.back
+        took, until_calm = fault.recovered - fault.back, fault.calm - fault.back
+        longest_calm = max(longest_calm, until_calm)
+        after = f"after {' and '.join(fault.kinds)} at {fault.start:.1f}"
         if took > recovery_max_s:
-            verdict.blame("slow recovery", f"{took:.1f} s after {' and '.join(fault.kinds)} at {fault.start:.1f}")
+            verdict.blame("slow recovery", f"{took:.1f} s {after}")
+        elif until_calm > recovery_max_s:
+            verdict.blame("slow recovery", f"{until_calm:.1f} s until all workers were back {after}")
         if took > longest:
             longest = took
             verdict.facts["longest recovery after"] = " and ".join(fault.kinds)
-    verdict.facts["longest recovery"] = round(longest, 2)
-    verdict.facts["longest until all workers were back"] = round(longest_calm, 2)
+    verdict.facts["longest recovery"] = f"{longest:.2f} s"
+    verdict.facts["longest until all workers were back"] = f"{longest_calm:.2f} s"
+    verdict.facts["pairs of faults"] = sum(len(fault.kinds) > 1 for fault in book.faults)
     verdict.facts["faults"] = dict(sorted(by_kind.items()))
+
+
+def judge_deadlocks(counted: int, log: str, verdict: Verdict) -> None:
+    """There must be none. The statistics start anew when the server crashes; its log does not."""
+    deadlocks = max(counted, log.count("ERROR:  deadlock detected"))
+    if deadlocks:
+        verdict.blame("deadlock", f"{deadlocks} in the database")
+    verdict.facts["deadlocks"] = deadlocks
+
+
+async def judge_store(
+    connection: "asyncpg.Connection[asyncpg.Record]", book: Book, bodies: Bodies
+) -> dict[tuple[str, str], set[str]]:
+    """Log, runs, claims and leases. Returns, by organisation and claim, the runs that exported it by what is stored."""
+    stored = await _judge_log(connection, book, bodies)
+    await _judge_leases(connection, book.verdict)
+    return await _judge_runs(connection, book, stored, bodies)
 
 
 async def _judge_log(
@@ -490,7 +547,6 @@ async def _judge_runs(
     stored: dict[str, list[str]],
     bodies: Bodies,
 ) -> dict[tuple[str, str], set[str]]:
-    """Returns, by organisation and claim, the runs that exported it by what is stored."""
     missing = set(stored)
     claims_found = 0
     exporting: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -525,7 +581,7 @@ async def _judge_runs(
     return exporting
 
 
-async def _judge_double_exports(
+async def judge_double_exports(
     connection: "asyncpg.Connection[asyncpg.Record]",
     published: list[Json],
     exporting: dict[tuple[str, str], set[str]],
@@ -639,7 +695,8 @@ def _compare(row: asyncpg.Record, claims: list[list[str]], events: list[tuple[st
         yield "claims of another organisation"
 
 
-def _judge_dead_letters(found: list[DeadLetter], book: Book, bodies: Bodies) -> None:
+def judge_dead_letters(found: list[DeadLetter], book: Book, bodies: Bodies) -> None:
+    """Every poison is there, with its body and its reason, and nothing else."""
     verdict = book.verdict
     copies: dict[str, list[DeadLetter]] = defaultdict(list)
     for letter in found:
@@ -657,7 +714,7 @@ def _judge_dead_letters(found: list[DeadLetter], book: Book, bodies: Bodies) -> 
     for letters in copies.values():
         times = sorted(letter.failed_at - book.wall_minus_t for letter in letters if letter.failed_at is not None)
         for before, after in pairwise(times):
-            if not book.disturbed(before, after):
+            if not book.disturbances(before, after):
                 verdict.blame("doubled", f"dead letter of {letters[0].body[:200]!r}, {after - before:.2f} s later")
     verdict.facts["dead letters"] = len(found)
     verdict.facts["dead letters wanted"] = len(book.confirmed_poison)

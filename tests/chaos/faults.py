@@ -6,14 +6,16 @@ What cannot be broken at once, because another fault is on, is tried until it is
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import ClassVar, Final
 
 import asyncpg
 
 from tests.chaos.client import Client
+from tests.chaos.ledger import Ledger
 from tests.chaos.world import Worker, World
 
 DATABASE_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -33,39 +35,18 @@ EFFECT_PAUSE_S: Final = 0.05
 
 
 class Faults:
-    """Breaks a world. `longest_s` bounds how long a fault lasts."""
+    """Breaks a world. `longest_s` bounds how long a fault lasts; `random` draws that, and what it hits."""
 
-    def __init__(self, world: World, random: Random, client: Client, longest_s: float) -> None:
+    def __init__(self, world: World, ledger: Ledger, random: Random, client: Client, longest_s: float) -> None:
         self._world = world
+        self._ledger = ledger
         self._random = random
         self._client = client
         self._longest_s = longest_s
-        self.kinds: Final[dict[str, Callable[[], Awaitable[float | None]]]] = {
-            "worker killed": self._worker_killed,
-            "all workers killed": self._all_workers_killed,
-            "worker terminated": self._worker_terminated,
-            "worker stopped and continued": self._worker_stopped,
-            "broker killed": self._broker_killed,
-            "broker restarted": self._broker_restarted,
-            "broker closes all connections": self._broker_closes_connections,
-            "request queue deleted": self._request_queue_deleted,
-            "event queue deleted": self._event_queue_deleted,
-            "database killed": self._database_killed,
-            "database restarted": self._database_restarted,
-            "database connections terminated": self._backends_terminated,
-            "tables locked": self._tables_locked,
-            "database read-only": self._read_only,
-            "broker wire cut": self._broker_cut,
-            "broker wire frozen": self._broker_frozen,
-            "broker wire slow": self._broker_slow,
-            "database wire cut": self._database_cut,
-            "database wire frozen": self._database_frozen,
-            "database wire slow": self._database_slow,
-        }
 
     async def inject(self, kind: str) -> float:
         """Break one thing; returns when it could be used again."""
-        return await self.kinds[kind]() or time.monotonic()
+        return await self.kinds[kind](self) or time.monotonic()
 
     async def _wait(self) -> None:
         await asyncio.sleep(self._longest_s * self._random.uniform(0.1, 1.0))
@@ -87,7 +68,7 @@ class Faults:
     async def _worker_terminated(self) -> None:
         worker = self._some_worker()
         async with worker.lock:
-            await worker.terminate()
+            await terminate(worker, self._ledger)
             worker.start()
 
     async def _worker_stopped(self) -> None:
@@ -212,6 +193,36 @@ class Faults:
         async with self._world.database_wire.slow(self._random.uniform(0.02, 0.3)):
             await self._wait()
 
+    kinds: ClassVar[Mapping[str, Callable[["Faults"], Awaitable[float | None]]]] = {
+        "worker killed": _worker_killed,
+        "all workers killed": _all_workers_killed,
+        "worker terminated": _worker_terminated,
+        "worker stopped and continued": _worker_stopped,
+        "broker killed": _broker_killed,
+        "broker restarted": _broker_restarted,
+        "broker closes all connections": _broker_closes_connections,
+        "request queue deleted": _request_queue_deleted,
+        "event queue deleted": _event_queue_deleted,
+        "database killed": _database_killed,
+        "database restarted": _database_restarted,
+        "database connections terminated": _backends_terminated,
+        "tables locked": _tables_locked,
+        "database read-only": _read_only,
+        "broker wire cut": _broker_cut,
+        "broker wire frozen": _broker_frozen,
+        "broker wire slow": _broker_slow,
+        "database wire cut": _database_cut,
+        "database wire frozen": _database_frozen,
+        "database wire slow": _database_slow,
+    }
+
+
+async def terminate(worker: Worker, ledger: Ledger) -> None:
+    """SIGTERM, and note how it ended."""
+    age_s = worker.age_s
+    code = await worker.terminate()
+    ledger.note("exit", worker=worker.number, code=code, age=age_s)
+
 
 async def _until_done(attempt: Callable[[], Awaitable[bool]]) -> None:
     """Try until it is done. Raises TimeoutError."""
@@ -226,12 +237,24 @@ ALONE: Final = "event queue deleted"
 SLOW: Final = {ALONE, "broker killed", "broker restarted", "broker closes all connections"}
 
 
-def schedule(kinds: list[str], random: Random, faults: int, pair_share: float, *, quick: bool) -> Iterator[list[str]]:
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault to come: its kind, when it begins as a share of the longest fault, and what all else is drawn from."""
+
+    kind: str
+    delay_share: float
+    seed: str
+
+
+def schedule(seed: int, faults: int, pair_share: float, *, quick: bool) -> list[list[Planned]]:
     """So many faults, each kind as often as every other, some of them in pairs of different kinds.
 
-    With `quick`, the slow kinds come only once.
+    With `quick`, the slow kinds come only once. A seed gives one schedule, whatever the faults draw when they come.
     """
+    random = Random(f"{seed}/schedule")
+    kinds = list(Faults.kinds)
     deck: list[str] = random.sample(kinds, len(kinds))
+    groups: list[list[Planned]] = []
     while faults > 0:
         if len(deck) < 2:
             again = [kind for kind in kinds if not (quick and kind in SLOW)]
@@ -241,4 +264,11 @@ def schedule(kinds: list[str], random: Random, faults: int, pair_share: float, *
         if in_pair and ALONE not in (group[0], deck[0]) and deck[0] != group[0]:
             group.append(deck.pop(0))
         faults -= len(group)
-        yield group
+        delays = [0.0, random.uniform(0, 0.5)]
+        groups.append(
+            [
+                Planned(kind, delay, f"{seed}/fault {len(groups) + 1}/{kind}")
+                for kind, delay in zip(group, delays, strict=False)
+            ]
+        )
+    return groups

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,21 +98,27 @@ def refused(ident: str, code: str) -> Line:
     return "reply", {"id": ident, "reply": {"ok": False, "error": {"code": code}}}
 
 
-def verdict_on(tmp_path: Path, *lines: Line) -> Verdict:
-    """What the checker says of a ledger."""
+@contextmanager
+def written(tmp_path: Path, *lines: Line) -> Iterator[tuple[Book, Bodies]]:
+    """The book of a ledger that has these lines; one that names its time `t` gets it."""
     tmp_path.mkdir(exist_ok=True)
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for kind, facts in lines:
         is_lease = "expiresAt" in facts.get("reply", {}).get("result", {})
         ledger.note(kind, **(facts | {"reply": dated(facts["reply"])} if is_lease else facts))
     ledger.close()
-    verdict = Verdict()
     with Bodies.of(ledger.path) as bodies:
-        book = Book(verdict, bodies)
+        book = Book(Verdict(), bodies)
         book.read(ledger.path)
-    book.judge_silence()
-    book.judge_unawaited()
-    return verdict
+        yield book, bodies
+
+
+def verdict_on(tmp_path: Path, *lines: Line) -> Verdict:
+    """What the checker says of a ledger."""
+    with written(tmp_path, *lines) as (book, _):
+        book.judge_silence()
+        book.judge_unawaited()
+    return book.verdict
 
 
 BY_RUN = {"a": [ORG["runId"]]}

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,14 @@ ROOT: Final = Path(__file__).parents[2]
 
 RUN_COMMAND: Final = "from worker.cli import main; main()"
 
+SHORT_TIMEOUTS: Final = {
+    "EXPORT_RUNS_HEARTBEAT_S": "1",
+    "EXPORT_RUNS_STATEMENT_TIMEOUT_S": "4",
+    "EXPORT_RUNS_LOCK_TIMEOUT_S": "2",
+}
+"""Shorter than the longest fault: what is frozen, stopped or locked is given up, and not only waited for. But writers
+must have time to wait for each other: with 0.5 s for a lock, a backlog of events with common claims takes 20 s."""
+
 PLANTS: Final = {
     "ack-before-commit": "",
     "drop-dedupe": "ALTER TABLE export_run_events DROP CONSTRAINT export_run_events_pkey;"
@@ -50,6 +59,7 @@ class Worker:
         self._environment = environment
         self._arguments = ["-m", "tests.chaos.planted", plant] if plant else ["-c", RUN_COMMAND]
         self._process: GuardedProcess | None = None
+        self._started = 0.0
         self.lock = asyncio.Lock()
         self.resident_bytes: list[int] = []
         """Its memory, from measurement to measurement."""
@@ -59,8 +69,14 @@ class Worker:
         """Whether it is not running, though nobody stopped it."""
         return self._process is not None and self._process.exit_code is not None
 
+    @property
+    def age_s(self) -> float:
+        """How long ago it was started."""
+        return time.monotonic() - self._started
+
     def start(self) -> None:
         """Start it; that it serves shows elsewhere."""
+        self._started = time.monotonic()
         self._process = GuardedProcess(
             [sys.executable, *self._arguments, "worker"], environment=self._environment, log=self.log
         )
@@ -174,6 +190,7 @@ async def world(directory: Path, plant: str | None) -> AsyncIterator[World]:
             "PYTHONPATH": str(ROOT),
             "EXPORT_RUNS_AMQP_URL": through(broker.url, wires[0]),
             "EXPORT_RUNS_DATABASE_URL": through(database.url, wires[1]),
+            **SHORT_TIMEOUTS,
         }
         await _migrate(environment)
         if plant and PLANTS[plant]:
