@@ -79,6 +79,13 @@ class WorkerProcess:
                 if fields["event"] == event:
                     return fields
 
+    async def rest(self) -> list[str]:
+        """What was logged since, to the end."""
+        lines = [await self._lines.get()]
+        while lines[-1]:
+            lines.append(await self._lines.get())
+        return lines
+
     async def exit_code(self) -> int:
         """Wait for the end."""
         return await asyncio.wait_for(self._process.wait(), COMMAND_TIMEOUT_S)
