@@ -36,7 +36,7 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 STORE_TIMEOUT_S: Final = 90
 """A write that takes longer hangs, and not in PostgreSQL: statements time out long before. It counts as a bug."""
 
-assert 7 * STATEMENT_TIMEOUT_MAX_S < STORE_TIMEOUT_S  # seven statements, where no run has several events of the batch
+assert 7 * STATEMENT_TIMEOUT_MAX_S < STORE_TIMEOUT_S  # of a write few statements come near it
 
 REQUEUE_DELAY_FIRST_S: Final = 1.0
 REQUEUE_DELAY_MAX_S: Final = 60.0

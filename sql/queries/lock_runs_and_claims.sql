@@ -1,6 +1,7 @@
--- Keep others from writing these runs, and from exporting or reserving these claims, until the transaction ends: one
--- lock a run and one a claim, the runs first, in one order on every path. Between them the shared half of the lock
--- that a very large writer takes whole (lock_all_claims). CASE, because it alone says what is evaluated first.
+-- Keep others from ending, hiding or purging these runs, and from exporting or reserving these claims, until the
+-- transaction ends: one lock a run and one a claim, the runs first, in one order on every path. Between them the shared
+-- half of the lock that a very large writer takes whole (lock_all_claims). CASE, because it alone says what is
+-- evaluated first.
 SELECT CASE WHEN (
     SELECT count(pg_advisory_xact_lock(key))
     FROM (
