@@ -138,6 +138,27 @@ async def test_a_deadlock_is_tried_again(
     assert log.of("event_failed") == log.of("session_lost") == []
 
 
+async def test_a_batch_that_is_too_slow(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be too slow again: it is stored in smaller ones."""
+    runs = [run_created(orgId="org-many") for _ in range(NEIGHBOURS + 1)]
+
+    async def time_out() -> None:
+        if sizes[-1] > 1:
+            raise asyncpg.QueryCanceledError
+
+    sizes = poison(runs[NEIGHBOURS // 2]["runId"], time_out, monkeypatch)
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        await publish_all(wire, "run-created", runs)
+        await until(lambda: stored(wire, len(runs)))
+        assert await wire.count_in(DEAD) == 0
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 1
+    assert log.of("event_failed") == log.of("session_lost") == []
+
+
 async def test_a_request_that_breaks_its_handler(
     settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:

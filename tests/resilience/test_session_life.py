@@ -14,7 +14,7 @@ from tests.commands import worker_process
 from tests.conftest import running_worker
 from tests.resilience.observing import Log, publish_all, until_serving
 from tests.wire import Wire, run_created
-from worker import session
+from worker import alerts, session, stale_runs
 from worker.amqp import Link, open_link
 from worker.backoff import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from worker.database import Pool
@@ -81,6 +81,23 @@ async def test_sessions_that_fail_come_more_slowly_and_are_told_of_once(
     assert all(step / 2 <= delay <= step for step, delay in zip(steps, delays, strict=True))
     told = [line["log_level"] for line in log.of("session_lost")]
     assert told == ["warning", *["debug"] * (FAILURES - 1), "warning", "debug"]
+
+
+async def test_a_bug_where_nobody_waits(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged, and events and requests go on."""
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(alerts, "unpublished_alerts", fail)
+    monkeypatch.setattr(stale_runs, "list_stale_runs", fail)
+    async with running_worker(settings, pool):
+        await log.until("alerts_failed")
+        await log.until("stale_runs_failed")
+        await until_serving(wire)
+    assert log.of("session_lost") == []
 
 
 BLOCKING = """
