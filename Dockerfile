@@ -9,6 +9,7 @@ COPY pyproject.toml ./
 COPY schema schema
 COPY sql sql
 COPY handlers handlers
+COPY cli cli
 COPY worker worker
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && pip --python /app/bin/python install --no-deps /wheels/*.whl

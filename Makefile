@@ -4,41 +4,50 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-header --no-annotate $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint types bench chaos lock clean
+.PHONY: help demo run test lint types client bench chaos docs lock clean
 
-help: ## This list
+help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do \
 		printf '  make %-8s%s\n' "$$name" "$$text"; done
 
-demo: $(INSTALLED) ## A short story told by the real thing: events in, answers out
+demo: $(INSTALLED) ## Start the real services, publish events, ask questions, show the answers
 	$(BIN)/python -m local.demo
 
-run: $(INSTALLED) ## RabbitMQ, PostgreSQL and a worker, until Ctrl-C
+run: $(INSTALLED) ## Run RabbitMQ, PostgreSQL and a worker until Ctrl-C
 	$(BIN)/python -m local.run
 
-test: lint types ## Linter, formatter, type checker and all tests
-	$(BIN)/python -m pytest -q --durations=5
+test: lint types ## Run the linter, the formatter, the type checker and all tests; POSTGRESQL_VERSION=15, or 17
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --durations=5
 
-lint: $(INSTALLED) ## Linter and formatter, which change nothing
+lint: $(INSTALLED) ## Run the linter and the formatter; they change no file
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 
-types: $(INSTALLED) ## Type checker
+types: $(INSTALLED) ## Run the type checker
 	$(BIN)/mypy --no-error-summary
 
-bench: $(INSTALLED) ## Measure throughput and latency
-	$(BIN)/python -m benchmarks
+client: $(INSTALLED) ## Build the wheel of export-runs-client, in dist or DIST=
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--wheel-dir $(or $(DIST),dist) ./client
 
-chaos: $(INSTALLED) ## Break the services on purpose and count what comes through; SEED=, DURATION_S=, FAULTS=
-	$(BIN)/python -m tests.chaos $(SEED:%=--seed %) $(DURATION_S:%=--duration-s %) $(FAULTS:%=--faults %)
+bench: $(INSTALLED) ## Measure throughput and latency; QUICK=1 only tries it out, ONLY="ROW ROW" measures these rows
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
-lock: $(INSTALLED) ## Resolve the locks again; UPGRADE=--upgrade takes newer versions
+chaos: $(INSTALLED) ## Break the services on purpose and check that no event is lost; SEED=, DURATION_S=, FAULTS=, PGBOUNCER=1
+	$(BIN)/python -m tests.chaos $(SEED:%=--seed %) $(DURATION_S:%=--duration-s %) $(FAULTS:%=--faults %) \
+		$(if $(PGBOUNCER),--pgbouncer)
+
+docs: $(INSTALLED) ## Make an HTML page of the contract, build/contract/index.html; needs Node.js 20 with npm
+	$(BIN)/export-runs contract --check
+	cd local/contract_page && npm ci && node make.mjs ../../docs/asyncapi.yaml ../../build/contract
+
+lock: $(INSTALLED) ## Write the requirements files anew; UPGRADE=--upgrade takes newer versions
 	$(LOCK) --extra dev --group build --output-file requirements-dev.lock pyproject.toml
 	$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
 	$(LOCK) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
 	$(LOCK) --constraint requirements-dev.lock --output-file benchmarks/requirements-peers.lock benchmarks/requirements-peers.in
 
-clean: ## Remove the environment and all caches
+clean: ## Remove .venv and all caches
 	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, and show what came out beside the goals. Nothing is asserted."""
+"""`python -m benchmarks`: measure, and show each result beside its goal. A goal that is missed is no error."""
 
 import argparse
 import os
@@ -31,53 +31,53 @@ TABLE_COLUMNS_MIN: Final = 160
 
 
 def main() -> int:
-    """Run it."""
+    """Run the benchmarks. Returns the exit code."""
     arguments = _arguments()
-    chosen = [row for row in ROWS if not arguments.only or row.name in arguments.only]
+    rows = [row for row in ROWS if not arguments.only or row.name in arguments.only]
     for name in (environment.AMQP_URL, environment.DATABASE_URL):
-        os.environ.pop(name, None)  # it fills queues and databases: only ever in services of its own
+        os.environ.pop(name, None)  # the benchmarks fill queues and databases, so they use only services of their own
     console = Console()
     console.width = max(console.width, TABLE_COLUMNS_MIN)
     with tempfile.TemporaryDirectory(prefix="export-runs-benchmarks-") as scratch:
         try:
-            uvloop.run(_run(arguments, chosen, console, Path(scratch) / "processes.log"))
+            uvloop.run(_run(arguments, rows, console, Path(scratch) / "processes.log"))
         except ServiceError as error:
             console.print(str(error), markup=False)
             return 1
     return 0
 
 
-async def _run(arguments: argparse.Namespace, chosen: list[Row], console: Console, log: Path) -> None:
+async def _run(arguments: argparse.Namespace, rows: list[Row], console: Console, log: Path) -> None:
     sizes = QUICK if arguments.quick else FULL
-    began = perf_counter()
+    start_s = perf_counter()
     with services(postgresql_settings=AS_SHIPPED) as running:
         await create_template(running)
         await declare_queues(running.amqp_url)
         try:
-            measured = await _measure(Bench(running, sizes, log), chosen, console)
+            results = await _measure(Bench(running, sizes, log), rows, console)
         except BaseException:
             console.print(tail(log), markup=False)
             raise
         setting = await report.setting(running)
-    console.print(report.table(measured, setting))
-    console.print(f"It took {perf_counter() - began:.0f} s.", style="dim")
-    report.write_json(arguments.json, measured, setting, asdict(sizes))
+    console.print(report.table(results, setting))
+    console.print(f"It took {perf_counter() - start_s:.0f} s.", style="dim")
+    report.write_json(arguments.json, results, setting, asdict(sizes))
     if arguments.write_readme:
-        report.write_readme(FOLDER / "README.md", report.markdown(measured, setting))
+        report.write_readme(FOLDER / "README.md", report.markdown(results, setting))
 
 
-async def _measure(bench: Bench, chosen: list[Row], console: Console) -> list[tuple[Row, Pair]]:
+async def _measure(bench: Bench, rows: list[Row], console: Console) -> list[tuple[Row, Pair]]:
     columns = TextColumn("{task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
-    measured: list[tuple[Row, Pair]] = []
-    # Drawn only when there is news: a thread of its own would take time from the load.
+    results: list[tuple[Row, Pair]] = []
+    # The progress is drawn only when it changes: a thread that draws it again and again would take time from the load.
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
-        task = progress.add_task("", total=len(chosen), name="")
+        task = progress.add_task("", total=len(rows), name="")
         bench.say = partial(_say, progress, task)
-        for row in chosen:
+        for row in rows:
             progress.update(task, name=row.name, description="", refresh=True)
-            measured.append((row, await row.measure(bench)))
+            results.append((row, await row.measure(bench)))
             progress.advance(task)
-    return measured
+    return results
 
 
 def _say(progress: Progress, task: TaskID, text: str) -> None:
@@ -87,13 +87,15 @@ def _say(progress: Progress, task: TaskID, text: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = [row.name for row in ROWS]
-    parser.add_argument("--only", nargs="+", metavar="ROW", choices=names, help=f"of {', '.join(names)}")
-    parser.add_argument("--quick", action="store_true", help="about a hundredth of everything, to try it out")
-    parser.add_argument("--json", type=Path, default=FOLDER / "last.json", help="where all samples are written")
-    parser.add_argument("--write-readme", action="store_true", help="put the table into benchmarks/README.md")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", choices=names, help=f"measure only these: {', '.join(names)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="try it out with about a hundredth of everything")
+    parser.add_argument("--json", type=Path, default=FOLDER / "last.json", help="the file that gets all samples")
+    parser.add_argument("--write-readme", action="store_true", help="write the table into benchmarks/README.md")
     arguments = parser.parse_args()
     if arguments.write_readme and (arguments.quick or arguments.only):
-        parser.error("--write-readme is for a complete run")
+        parser.error("--write-readme needs a complete run: leave out --quick and --only")
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""What all measurements share: the services, the sizes, the filled databases, and how to start what is measured."""
+"""What all measurements share: services, sizes, filled databases, and how measured processes are started."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -24,18 +24,18 @@ DRAIN_TIMEOUT_S: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """Something that consumes events: how it is started, where its events go, how to count what it has stored."""
+    """A process that consumes events: how to start it, where to publish, and how to count what it has stored."""
 
     command: Sequence[str]
     address: Address
     queue: str
     count: str | None
-    """A statement; None if nothing is stored."""
+    """The name of a statement. None if the consumer stores nothing."""
 
 
 @dataclass
 class Bench:
-    """One run of the suite."""
+    """One run of the benchmarks."""
 
     services: Services
     sizes: Sizes
@@ -44,7 +44,7 @@ class Bench:
     _filled: dict[int, str] = field(default_factory=dict)
 
     def rounds(self, count: int | None = None) -> Iterator[int]:
-        """The rounds of a row."""
+        """Count the rounds of a row, and show which one it is."""
         count = count or self.sizes.rounds
         for number in range(1, count + 1):
             self.say(f"round {number} of {count}")
@@ -54,12 +54,12 @@ class Bench:
     def process(
         self, command: Sequence[str], database_url: str, prefetch: int = PREFETCH_EVENTS
     ) -> Iterator[GuardedProcess]:
-        """Run something that is measured."""
+        """Run a process that is measured."""
         with running(command, variables(self.services, database_url, prefetch), self.logs) as process:
             yield process
 
     async def filled(self, claims: int) -> str:
-        """The URL of a database with so many claims. It is filled when first asked for."""
+        """The URL of a database with this many claims. The first call fills it."""
         if claims not in self._filled:
             few = claims == self.sizes.few_claims
             self._filled[claims] = await fill(
@@ -68,14 +68,14 @@ class Bench:
         return self._filled[claims]
 
     def stored_claims(self, claims: int) -> StoredClaims:
-        """What can be asked of that database."""
+        """Requests about the claims in that database."""
         return StoredClaims(claims, self.sizes, Random(SEED))
 
     @asynccontextmanager
     async def server(
         self, server: Server, command: Sequence[str], database_url: str, warm_up: Sequence[bytes], prefetch: int
     ) -> AsyncIterator[Client]:
-        """Run something that answers, and a client that has warmed it up."""
+        """Run a server, and return a client that has warmed it up."""
         with self.process(command, database_url, prefetch):
             async with open_client(self.services.amqp_url, server) as client:
                 await client.until_answered(warm_up[0])
@@ -83,16 +83,16 @@ class Bench:
                 yield client
 
     async def publish(self, address: Address, queue: str, events: int) -> None:
-        """Fill a queue that is empty afterwards but for these events."""
-        async with open_queue(self.services.amqp_url, queue) as looking:
-            await looking.purge()
+        """Empty a queue, then publish this many events into it."""
+        async with open_queue(self.services.amqp_url, queue) as target:
+            await target.purge()
             async with open_publisher(self.services.amqp_url, address) as publisher:
                 await publisher.publish_all(body for _, body in finished_events(events))
-            while (await looking.look()).messages < events:
+            while (await target.state()).messages < events:
                 await asyncio.sleep(POLL_S)
 
     async def drain(self, consumer: Consumer, processes: int = 1) -> float:
-        """Fill the queue, start consumers, and count events a second from when all consume until all are done."""
+        """Fill the queue and start consumers. Returns events per second, from when all consume until all are done."""
         events = self.sizes.drained_events
         database_url = await create_empty(self.services)
         await self.publish(consumer.address, consumer.queue, events)
@@ -102,21 +102,23 @@ class Bench:
             asyncio.timeout(DRAIN_TIMEOUT_S),
         ):
 
-            async def done() -> int:
+            async def done_events() -> int:
                 if consumer.count is None:
-                    return events - (await queue.look()).messages
+                    return events - (await queue.state()).messages
                 count: int = await database.fetchval(statement(consumer.count))
                 return count
 
             with ExitStack() as stack:
-                started = [stack.enter_context(self.process(consumer.command, database_url)) for _ in range(processes)]
-                while (waiting := await queue.look()).consumers < processes or waiting.messages == events:
-                    check(started)
+                consumers = [
+                    stack.enter_context(self.process(consumer.command, database_url)) for _ in range(processes)
+                ]
+                while (state := await queue.state()).consumers < processes or state.messages == events:
+                    check(consumers)
                     await asyncio.sleep(POLL_S)
-                before, began = await done(), perf_counter()
-                while (await queue.look()).messages:
-                    check(started)
+                events_at_start, start_s = await done_events(), perf_counter()
+                while (await queue.state()).messages:
+                    check(consumers)
                     await asyncio.sleep(POLL_S)
-                while await done() < events:
+                while await done_events() < events:
                     await asyncio.sleep(POLL_S)
-                return (events - before) / (perf_counter() - began)
+                return (events - events_at_start) / (perf_counter() - start_s)

@@ -1,4 +1,4 @@
-"""The processes that are measured, and the environment that the peers' packages are installed in."""
+"""The processes that are measured, and the virtual environment with the packages of the peers."""
 
 import os
 import signal
@@ -21,12 +21,16 @@ _INSTALLED: Final = PEERS_ENVIRONMENT / "installed.lock"
 
 STOP_TIMEOUT_S: Final = 30
 
-WORKER: Final = (sys.executable, "-c", "from worker.cli import main; main()", "worker")
+WORKER: Final = (sys.executable, "-c", "from cli.main import main; main()", "worker")
+EVENTS_WORKER: Final = (*WORKER, "--only", "events")
+REQUESTS_WORKER: Final = (*WORKER, "--only", "requests")
+"""One part of a worker, so that the start of the other part takes no time from what is measured."""
+
 MIGRATE: Final = (*WORKER[:-1], "migrate")
 
 
-class Ended(Exception):
-    """A process that is being measured has ended by itself; its output says why."""
+class ProcessEnded(Exception):
+    """A measured process has ended by itself. Its output says why."""
 
 
 def peer(name: str) -> tuple[str, ...]:
@@ -45,7 +49,7 @@ def nameko_peer(name: str, amqp_url: str) -> tuple[str, ...]:
 
 
 def variables(services: Services, database_url: str, prefetch: int) -> dict[str, str]:
-    """The environment of a measured process."""
+    """The environment variables of a measured process."""
     return {
         **os.environ,
         environment.AMQP_URL: services.amqp_url,
@@ -58,7 +62,7 @@ def variables(services: Services, database_url: str, prefetch: int) -> dict[str,
 
 @contextmanager
 def running(command: Sequence[str], variables: dict[str, str], log: Path) -> Iterator[GuardedProcess]:
-    """A process, ended with SIGTERM. What it says goes to `log`."""
+    """Run a process, and end it with SIGTERM. Its output is appended to `log`."""
     process = GuardedProcess(command, environment=variables, log=log)
     try:
         yield process
@@ -67,32 +71,32 @@ def running(command: Sequence[str], variables: dict[str, str], log: Path) -> Ite
 
 
 def check(processes: Iterable[GuardedProcess]) -> None:
-    """Raises Ended if one of them does not run any more."""
+    """Raises ProcessEnded if one of them has ended."""
     for process in processes:
         if process.exit_code is not None:
-            raise Ended(f"a measured process has ended with code {process.exit_code}")
+            raise ProcessEnded(f"a measured process has ended with code {process.exit_code}")
 
 
 def memory_bytes_max(pid: int) -> int:
-    """The most memory that a process has had resident so far."""
+    """The most resident memory that a process has had so far."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     [line] = [line for line in lines if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
 
 def install_peers() -> None:
-    """Make the environment of the peers, unless it is there already."""
-    wanted = LOCK.read_text(encoding="ascii")
-    if _INSTALLED.exists() and _INSTALLED.read_text(encoding="ascii") == wanted:
+    """Make the virtual environment of the peers, if it is not there or not up to date."""
+    requirements = LOCK.read_text(encoding="ascii")
+    if _INSTALLED.exists() and _INSTALLED.read_text(encoding="ascii") == requirements:
         return
     subprocess.run([sys.executable, "-m", "venv", "--clear", PEERS_ENVIRONMENT], check=True)
     pip = PEERS_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"
     subprocess.run([*pip, "--require-hashes", "-r", LOCK], check=True)
-    _INSTALLED.write_text(wanted, encoding="ascii")
+    _INSTALLED.write_text(requirements, encoding="ascii")
 
 
 def peer_versions(*packages: str) -> dict[str, str]:
-    """The versions of packages in the environment of the peers."""
+    """The versions of packages in the virtual environment of the peers."""
     script = "import importlib.metadata, sys\nfor name in sys.argv[1:]: print(importlib.metadata.version(name))"
     done = subprocess.run(
         [PEERS_PYTHON, "-c", script, *packages], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT

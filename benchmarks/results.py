@@ -1,4 +1,4 @@
-"""What a row of the table says: two sides, their ratio, a goal."""
+"""The result of a row of the table: two sides, their ratio, a goal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ Unit = Literal["events/s", "answers/s", "ms", "MiB"]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a comparison: one number a round."""
+    """One side of a comparison, with one sample per round."""
 
     name: str
     unit: Unit
@@ -18,47 +18,48 @@ class Side:
 
     @property
     def median(self) -> float:
-        """The number that stands for all."""
+        """The median of all samples."""
         return median(self.samples)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a number is to be."""
+    """A bound that a number should keep: at least or at most `limit`."""
 
     limit: float
     at_least: bool
     unit: str = "x"
 
     def __str__(self) -> str:
-        """As a person reads it."""
+        """The goal as text, such as "≥ 5x"."""
         return f"{'≥' if self.at_least else '≤'} {self.limit:g}{self.unit}"
 
     def reached(self, value: float) -> bool:
-        """Whether it is."""
+        """Whether a value keeps the bound."""
         return value >= self.limit if self.at_least else value <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
-class Also:
-    """One more number of a row, with a goal of its own."""
+class Extra:
+    """Another number of a row, perhaps with a goal of its own."""
 
     what: str
     value: float
-    goal: Goal
+    unit: Unit | Literal["x"]
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What was measured, side by side."""
+    """The two sides of a row, and other numbers that were measured with them."""
 
     ours: Side
     other: Side
-    also: list[Also] = field(default_factory=list)
+    extras: list[Extra] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
-        """Our median against the other's."""
+        """Our median divided by the other's."""
         return self.ours.median / self.other.median
 
 
@@ -68,5 +69,5 @@ def milliseconds(seconds: Sequence[float]) -> float:
 
 
 def p99_ms(seconds: Sequence[float]) -> float:
-    """What one latency in a hundred exceeds."""
+    """The 99th percentile: one latency in a hundred is longer."""
     return quantiles(seconds, n=100, method="inclusive")[98] * 1_000

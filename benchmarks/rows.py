@@ -1,10 +1,11 @@
-"""The rows of the table: what is compared with what, and the goal. A new row is a function and an entry of ROWS."""
+"""The rows of the table: what is compared with what, and the goal. A row is a function and an entry of ROWS."""
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 from time import perf_counter
 from typing import Final
 
@@ -13,37 +14,62 @@ from benchmarks.bench import Bench, Consumer
 from benchmarks.databases import connected, create_empty
 from benchmarks.load import Client, Server, open_publisher
 from benchmarks.peers import environment
-from benchmarks.processes import WORKER, framework_peer, install_peers, memory_bytes_max, nameko_peer, peer
-from benchmarks.results import Also, Goal, Pair, Side, milliseconds, p99_ms
-from benchmarks.sizes import CLAIMS_PER_LARGE_CHECK, HISTORY_PAGE_RUNS, IN_FLIGHT_REQUESTS
+from benchmarks.processes import (
+    EVENTS_WORKER,
+    REQUESTS_WORKER,
+    WORKER,
+    framework_peer,
+    install_peers,
+    memory_bytes_max,
+    nameko_peer,
+    peer,
+)
+from benchmarks.questions import MONTH, question
+from benchmarks.results import Extra, Goal, Pair, Side, milliseconds, p99_ms
+from benchmarks.sizes import (
+    CLAIMS_PER_GUARD_CHECK,
+    CLAIMS_PER_LARGE_CHECK,
+    GUARD_CHECKS_PER_S,
+    HISTORY_PAGE_RUNS,
+    IN_FLIGHT_REQUESTS,
+)
 from benchmarks.statements import statement
 from benchmarks.wire import HISTORY_ORGANISATION, encoded, finished_events
 
 LARGE_CHECK_P99_MS_MAX: Final = 25.0
+GUARD_P99_MS_MAX: Final = 20.0
+GUARD_DRAIN_RATIO_MIN: Final = 0.95
+GUARD_WARM_UP_IN_FLIGHT: Final = 8
+"""So that the worker has opened all its connections to the database that checks use."""
+
+GUARD_POLL_S: Final = 0.05
+GUARD_REST_S: Final = 1.0
+"""How often the guard's backlog is looked at, and how long the worker rests after it."""
+
 HISTORY_STEP_RUNS: Final = 200
 MIB: Final = 2**20
 
-OURS: Final = Consumer(WORKER, load.OUR_EVENTS, load.EVENTS_QUEUE, "count_ours")
+OURS: Final = Consumer(EVENTS_WORKER, load.OUR_EVENTS, load.EVENTS_QUEUE, "count_ours")
 """The worker, with its event log."""
 
 
-def consuming(command: tuple[str, ...], *, stores: bool = True) -> Consumer:
+def peer_consumer(command: tuple[str, ...], *, stores: bool = True) -> Consumer:
     """A peer that consumes events."""
     return Consumer(command, load.PEER_EVENTS, environment.EVENTS_QUEUE, "count_peer" if stores else None)
 
 
 async def events_against_faststream(bench: Bench) -> Pair:
-    """Events stored a second, ours with the event log, theirs one transaction a message without."""
+    """Events stored per second: ours with the event log, theirs in one transaction per message and without a log."""
     install_peers()
-    return await _drained(bench, "FastStream + asyncpg", consuming(framework_peer("faststream_events")))
+    return await _drain_rates(bench, "FastStream + asyncpg", peer_consumer(framework_peer("faststream_events")))
 
 
 async def events_against_acks(bench: Bench) -> Pair:
-    """Events stored a second, against acknowledging alone."""
-    return await _drained(bench, "aio-pika, acks only", consuming(peer("acks"), stores=False))
+    """Events stored per second, against a consumer that only acknowledges them."""
+    return await _drain_rates(bench, "aio-pika, acks only", peer_consumer(peer("acks"), stores=False))
 
 
-async def _drained(bench: Bench, name: str, other: Consumer) -> Pair:
+async def _drain_rates(bench: Bench, name: str, other: Consumer) -> Pair:
     ours, theirs = Side("one worker", "events/s", []), Side(name, "events/s", [])
     for _ in bench.rounds():
         theirs.samples.append(await bench.drain(other))
@@ -52,7 +78,7 @@ async def _drained(bench: Bench, name: str, other: Consumer) -> Pair:
 
 
 async def two_workers(bench: Bench) -> Pair:
-    """Events stored a second by two workers, against one."""
+    """Events stored per second by two workers, against one."""
     two, one = Side("two workers", "events/s", []), Side("one worker", "events/s", [])
     for _ in bench.rounds():
         one.samples.append(await bench.drain(OURS))
@@ -61,9 +87,9 @@ async def two_workers(bench: Bench) -> Pair:
 
 
 async def lone_event(bench: Bench) -> Pair:
-    """From the confirm of one event until its run can be seen in the database, against one plain transaction."""
+    """The time from an event's confirm until its run is visible in the database, against one plain transaction."""
     ours, theirs = Side("one worker", "ms", []), Side("aio-pika, one transaction", "ms", [])
-    other = consuming(peer("single_transaction"))
+    other = peer_consumer(peer("single_transaction"))
     for _ in bench.rounds():
         theirs.samples.append(await _until_visible_ms(bench, other, "visible_peer"))
         ours.samples.append(await _until_visible_ms(bench, OURS, "visible_ours"))
@@ -79,21 +105,21 @@ async def _until_visible_ms(bench: Bench, consumer: Consumer, visible: str) -> f
             warm_up = bench.sizes.lone_events
             for number, (run_id, body) in enumerate(finished_events(warm_up + bench.sizes.lone_events)):
                 await publisher.publish(body)
-                confirmed = perf_counter()
+                confirm_s = perf_counter()
                 while not await database.fetchval(statement(visible), run_id):
                     pass
                 if number >= warm_up:
-                    latencies_s.append(perf_counter() - confirmed)
+                    latencies_s.append(perf_counter() - confirm_s)
     return milliseconds(latencies_s)
 
 
 async def lookups_against_echo(bench: Bench) -> Pair:
-    """Answers a second, against an echo."""
+    """Answers per second, against an echo."""
     return await _busy_lookups(bench, "aio-pika echo", load.ECHO, peer("echo"))
 
 
 async def lookups_against_faststream(bench: Bench) -> Pair:
-    """Answers a second, against FastStream."""
+    """Answers per second, against FastStream."""
     install_peers()
     return await _busy_lookups(
         bench, "FastStream + asyncpg", load.FASTSTREAM_CLAIMS, framework_peer("faststream_claims")
@@ -101,7 +127,7 @@ async def lookups_against_faststream(bench: Bench) -> Pair:
 
 
 async def lookups_against_nameko(bench: Bench) -> Pair:
-    """Answers a second, against nameko."""
+    """Answers per second, against nameko."""
     install_peers()
     command = nameko_peer("nameko_claims", bench.services.amqp_url)
     return await _busy_lookups(bench, "nameko + psycopg2", load.NAMEKO_CLAIMS, command)
@@ -116,7 +142,7 @@ async def _busy_lookups(bench: Bench, name: str, server: Server, command: tuple[
 
 
 async def lone_lookup(bench: Bench) -> Pair:
-    """The time until the answer, one request after the other, against an echo."""
+    """The time until the reply, one request after the other, against an echo."""
 
     async def latency_ms(client: Client, bodies: list[bytes]) -> float:
         return milliseconds(await client.latencies_s(bodies))
@@ -132,7 +158,7 @@ async def _side_by_side(
     lookups: int,
     measure: Callable[[Client, list[bytes]], Awaitable[float]],
 ) -> tuple[list[float], list[float]]:
-    """Both are up all the time, and asked in turns for the same claims."""
+    """Run both servers all the time, and send them the same requests in turns."""
     url = await bench.filled(bench.sizes.few_claims)
     stored = bench.stored_claims(bench.sizes.few_claims)
     warm_up = stored.checks(bench.sizes.warm_up_requests)
@@ -143,7 +169,7 @@ async def _side_by_side(
             bench.server(server, command, url, _for_nameko(server, warm_up), IN_FLIGHT_REQUESTS)
         )
         worker = await stack.enter_async_context(
-            bench.server(load.OUR_CLAIMS, WORKER, url, warm_up, IN_FLIGHT_REQUESTS)
+            bench.server(load.OUR_CLAIMS, REQUESTS_WORKER, url, warm_up, IN_FLIGHT_REQUESTS)
         )
         for _ in bench.rounds():
             bodies = stored.checks(lookups)
@@ -153,7 +179,7 @@ async def _side_by_side(
 
 
 def _for_nameko(server: Server, bodies: list[bytes]) -> list[bytes]:
-    """The same requests as nameko's own client would send them, if it is nameko that is asked."""
+    """The same requests; for nameko as its own client would send them."""
     if server is not load.NAMEKO_CLAIMS:
         return bodies
     requests = [json.loads(body) for body in bodies]
@@ -161,32 +187,34 @@ def _for_nameko(server: Server, bodies: list[bytes]) -> list[bytes]:
 
 
 async def large_checks(bench: Bench) -> Pair:
-    """The time until the answer for 500 claims, against one claim, both with all claims stored."""
+    """The time until the reply for 500 claims, against one claim, both with many claims stored."""
     url = await bench.filled(bench.sizes.many_claims)
     stored = bench.stored_claims(bench.sizes.many_claims)
     many, one = Side("500 claims", "ms", []), Side("1 claim", "ms", [])
-    every: list[float] = []
+    all_s: list[float] = []
     async with bench.server(
-        load.OUR_CLAIMS, WORKER, url, stored.checks(bench.sizes.warm_up_requests), IN_FLIGHT_REQUESTS
+        load.OUR_CLAIMS, REQUESTS_WORKER, url, stored.checks(bench.sizes.warm_up_requests), IN_FLIGHT_REQUESTS
     ) as client:
         await client.latencies_s(stored.checks(bench.sizes.warm_up_requests, CLAIMS_PER_LARGE_CHECK))
         for _ in bench.rounds():
             one.samples.append(milliseconds(await client.latencies_s(stored.checks(bench.sizes.large_checks))))
             latencies_s = await client.latencies_s(stored.checks(bench.sizes.large_checks, CLAIMS_PER_LARGE_CHECK))
             many.samples.append(milliseconds(latencies_s))
-            every += latencies_s
-    also = Also("p99 of 500 claims", p99_ms(every), Goal(LARGE_CHECK_P99_MS_MAX, at_least=False, unit=" ms"))
-    return Pair(many, one, [also])
+            all_s += latencies_s
+    goal = Goal(LARGE_CHECK_P99_MS_MAX, at_least=False, unit=" ms")
+    return Pair(many, one, [Extra("p99 of 500 claims", p99_ms(all_s), "ms", goal)])
 
 
 async def reservations(bench: Bench) -> Pair:
-    """The time until 500 claims are reserved that nobody else wants, against a check of as many."""
+    """The time until 500 claims are reserved that nobody else wants, against a check of 500."""
     url = await bench.filled(bench.sizes.few_claims)
     stored = bench.stored_claims(bench.sizes.few_claims)
     reserving, checking = Side("reserve 500", "ms", []), Side("check 500", "ms", [])
     async with AsyncExitStack() as stack:
         checks = await stack.enter_async_context(
-            bench.server(load.OUR_CLAIMS, WORKER, url, stored.checks(bench.sizes.warm_up_requests), IN_FLIGHT_REQUESTS)
+            bench.server(
+                load.OUR_CLAIMS, REQUESTS_WORKER, url, stored.checks(bench.sizes.warm_up_requests), IN_FLIGHT_REQUESTS
+            )
         )
         reserves = await stack.enter_async_context(load.open_client(bench.services.amqp_url, load.OUR_RESERVATIONS))
         for client, request in ((checks, stored.check), (reserves, stored.reserve)):
@@ -199,8 +227,76 @@ async def reservations(bench: Bench) -> Pair:
     return Pair(reserving, checking)
 
 
+@dataclass
+class GuardSamples:
+    """What the guard and the backlog saw of one kind of worker, over all rounds."""
+
+    idle_s: list[float] = field(default_factory=list)
+    draining_s: list[float] = field(default_factory=list)
+    drained_per_s: list[float] = field(default_factory=list)
+
+
+async def guard_beside_backlog(bench: Bench) -> Pair:
+    """The time until the reply while a backlog of events drains, against a worker that is one process."""
+    ours, other = Side("a process each", "ms", []), Side("one process", "ms", [])
+    samples = {ours.name: GuardSamples(), other.name: GuardSamples()}
+    for _ in bench.rounds():
+        for side, command in ((other, peer("one_process")), (ours, WORKER)):
+            latencies_s = await _guard_round(bench, command, samples[side.name])
+            side.samples.append(milliseconds(latencies_s))
+    extras = []
+    for name, each in samples.items():
+        goal = Goal(GUARD_P99_MS_MAX, at_least=False, unit=" ms") if name == ours.name else None
+        extras += [
+            Extra(f"{name}: p99 while draining", p99_ms(each.draining_s), "ms", goal),
+            Extra(f"{name}: median with no backlog", milliseconds(each.idle_s), "ms"),
+            Extra(f"{name}: p99 with no backlog", p99_ms(each.idle_s), "ms"),
+            Extra(f"{name}: events drained", median(each.drained_per_s), "events/s"),
+        ]
+    ratio = median(samples[ours.name].drained_per_s) / median(samples[other.name].drained_per_s)
+    extras.append(Extra("events drained, against one process", ratio, "x", Goal(GUARD_DRAIN_RATIO_MIN, at_least=True)))
+    return Pair(ours, other, extras)
+
+
+async def _guard_round(bench: Bench, command: tuple[str, ...], samples: GuardSamples) -> list[float]:
+    """Check claims at a steady rate until a backlog is drained, then as long without one."""
+    sizes = bench.sizes
+    stored = bench.stored_claims(sizes.few_claims)
+    warm_up = stored.checks(sizes.guard_warm_up_requests, CLAIMS_PER_GUARD_CHECK)
+    url = await create_empty(bench.services)
+    await bench.publish(OURS.address, OURS.queue, sizes.guard_events)
+
+    async def check(client: Client, enough: asyncio.Event) -> list[float]:
+        return await client.steady_latencies_s(
+            lambda: encoded(stored.check(CLAIMS_PER_GUARD_CHECK)), GUARD_CHECKS_PER_S, enough
+        )
+
+    async with (
+        bench.server(load.OUR_CLAIMS, command, url, warm_up[:1], IN_FLIGHT_REQUESTS) as client,
+        load.open_queue(bench.services.amqp_url, OURS.queue) as queue,
+        connected(url) as database,
+    ):
+        await client.rate(warm_up, GUARD_WARM_UP_IN_FLIGHT)
+        drained, enough = asyncio.Event(), asyncio.Event()
+        while (await queue.state()).messages == sizes.guard_events:
+            await asyncio.sleep(GUARD_POLL_S)
+        start_s, stored_before = perf_counter(), await database.fetchval(statement("count_ours"))
+        checking = asyncio.create_task(check(client, drained))
+        while (await queue.state()).messages:
+            await asyncio.sleep(GUARD_POLL_S)
+        drain_s, stored_after = perf_counter() - start_s, await database.fetchval(statement("count_ours"))
+        drained.set()
+        draining_s = await checking
+        samples.draining_s += draining_s
+        samples.drained_per_s.append((stored_after - stored_before) / drain_s)
+        await asyncio.sleep(GUARD_REST_S)
+        asyncio.get_running_loop().call_later(drain_s, enough.set)
+        samples.idle_s += await check(client, enough)
+    return draining_s
+
+
 async def more_claims(bench: Bench) -> Pair:
-    """The time until the answer with many claims stored, against few."""
+    """The time until the reply with many claims stored, against few."""
     sizes = bench.sizes
     sides = {claims: Side(f"{claims:,} stored", "ms", []) for claims in (sizes.few_claims, sizes.many_claims)}
     urls = {claims: await bench.filled(claims) for claims in sides}
@@ -208,7 +304,9 @@ async def more_claims(bench: Bench) -> Pair:
         for claims, side in sides.items():
             stored = bench.stored_claims(claims)
             warm_up = stored.checks(sizes.warm_up_requests)
-            async with bench.server(load.OUR_CLAIMS, WORKER, urls[claims], warm_up, IN_FLIGHT_REQUESTS) as client:
+            async with bench.server(
+                load.OUR_CLAIMS, REQUESTS_WORKER, urls[claims], warm_up, IN_FLIGHT_REQUESTS
+            ) as client:
                 side.samples.append(milliseconds(await client.latencies_s(stored.checks(sizes.lone_lookups))))
     return Pair(sides[sizes.many_claims], sides[sizes.few_claims])
 
@@ -219,7 +317,7 @@ async def late_page(bench: Bench) -> Pair:
     late, first = Side(f"page {bench.sizes.history_page:,}", "ms", []), Side("page 1", "ms", [])
     request = {"orgId": HISTORY_ORGANISATION, "limit": HISTORY_PAGE_RUNS}
     page_1 = encoded(request)
-    async with bench.server(load.OUR_HISTORY, WORKER, url, [page_1], IN_FLIGHT_REQUESTS) as client:
+    async with bench.server(load.OUR_HISTORY, REQUESTS_WORKER, url, [page_1], IN_FLIGHT_REQUESTS) as client:
         bench.say("paging to the late page")
         late_page = encoded({**request, "cursor": await _cursor_of_page(client, bench.sizes.history_page)})
         for page in (page_1, late_page):
@@ -231,7 +329,7 @@ async def late_page(bench: Bench) -> Pair:
 
 
 async def _cursor_of_page(client: Client, page: int) -> str:
-    """The cursor that leads to a page; the pages before are leafed through in larger ones."""
+    """The cursor of a page. The history before it is read in larger pages."""
     request: dict[str, object] = {"orgId": HISTORY_ORGANISATION}
     runs_before = (page - 1) * HISTORY_PAGE_RUNS
     while runs_before:
@@ -260,7 +358,7 @@ async def memory(bench: Bench) -> Pair:
 
 
 async def _memory_mib_max(bench: Bench, url: str) -> float:
-    with bench.process(WORKER, url) as worker:
+    with bench.process(EVENTS_WORKER, url) as worker:
         await asyncio.sleep(bench.sizes.memory_drain_s)
         return memory_bytes_max(worker.pid) / MIB
 
@@ -278,7 +376,7 @@ class Row:
 ROWS: Final = (
     Row(
         "events-faststream",
-        "events stored, 20 claims each, against FastStream + asyncpg with one transaction a message",
+        "events stored, 20 claims each, against FastStream + asyncpg with one transaction per message",
         Goal(5, at_least=True),
         events_against_faststream,
     ),
@@ -312,6 +410,36 @@ ROWS: Final = (
         large_checks,
     ),
     Row("reservations", "reserve 500 claims, against a check of 500", Goal(3, at_least=False), reservations),
+    Row(
+        "guard-backlog",
+        "check of 20 claims, 40 per second, while a backlog of events drains, against a worker that is one process",
+        None,
+        guard_beside_backlog,
+    ),
     Row("more-claims", "claim look-up, 10 million stored against 100,000", Goal(1.2, at_least=False), more_claims),
+    Row(
+        "check-period",
+        "check-period of a month, an organisation with 10,000 runs against one with 100",
+        Goal(2, at_least=False),
+        question("check-period", **MONTH),
+    ),
+    Row(
+        "last-export",
+        "get-last-export, an organisation with 10,000 runs against one with 100",
+        Goal(1.2, at_least=False),
+        question("get-last-export", targetSystem="ledger"),
+    ),
+    Row(
+        "filtered-history",
+        "history with a filter that one run fits, an organisation with 10,000 runs against one with 100",
+        None,
+        question("get-export-history", externalAckId="ledger-50"),
+    ),
+    Row(
+        "explain-claim",
+        "explain-claim, an organisation with 10,000 runs against one with 100",
+        Goal(1.5, at_least=False),
+        question("explain-claim", claimId="ledger-50-claim-1"),
+    ),
     Row("late-page", "history page 10,000 by cursor against page 1", Goal(1.1, at_least=False), late_page),
 )

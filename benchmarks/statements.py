@@ -1,4 +1,4 @@
-"""The SQL of the benchmarks and their peers, in `sql/`."""
+"""Reads the SQL of the benchmarks and the peers from `sql/`."""
 
 from functools import cache
 from pathlib import Path
@@ -9,5 +9,5 @@ _FOLDER: Final = Path(__file__).parent / "sql"
 
 @cache
 def statement(name: str) -> str:
-    """The text of `sql/<name>.sql`. Raises FileNotFoundError."""
+    """The text of `sql/<name>.sql`. Raises FileNotFoundError if there is none."""
     return (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What goes over the wire: events, requests, and the queues and variables that the peers are given."""
+"""The bodies that the benchmarks publish: events and requests."""
 
 import json
 import uuid
@@ -9,17 +9,20 @@ from typing import Final
 from benchmarks.sizes import CLAIMS_PER_EVENT, EVENT_BYTES, KNOWN_CLAIMS_SHARE, Sizes
 
 HISTORY_ORGANISATION: Final = "org-history"
+BUSY_ORGANISATION: Final = "org-busy"
+QUIET_ORGANISATION: Final = "org-quiet"
+"""Organisations with many runs and with few. Both have the same newest runs, the same months and the same claims."""
 
 
 def finished_events(count: int) -> Iterator[tuple[uuid.UUID, bytes]]:
-    """New run-finished events of the same size, each with its run."""
+    """New run-finished events of EVENT_BYTES each, with the ids of their runs."""
     for _ in range(count):
         run_id = uuid.uuid4()
         yield run_id, finished_event(run_id)
 
 
 def finished_event(run_id: uuid.UUID) -> bytes:
-    """A run-finished event; `externalAckId` fills it up to its size."""
+    """A run-finished event. Its `externalAckId` is as long as it takes to reach EVENT_BYTES."""
     claims = '","'.join(f"claim-{run_id.hex[:20]}-{position:02}" for position in range(CLAIMS_PER_EVENT))
     body = (
         f'{{"eventId":"{uuid.uuid4()}","schemaVersion":1,"occurredAt":"2026-01-31T09:30:07Z","runId":"{run_id}",'
@@ -29,7 +32,7 @@ def finished_event(run_id: uuid.UUID) -> bytes:
 
 
 class StoredClaims:
-    """What a filled database holds, known by its numbers alone (see sql/fill_claims.sql)."""
+    """Requests about the claims in a filled database. Their names are computed as in sql/fill_claims.sql."""
 
     def __init__(self, claims: int, sizes: Sizes, random: Random) -> None:
         self._organisations = sizes.organisations
@@ -37,22 +40,22 @@ class StoredClaims:
         self._random = random
 
     def check(self, claims: int) -> dict[str, object]:
-        """A check-claims request of one organisation for so many claims, of which a share is known."""
+        """A check-claims request of one organisation for this many claims. KNOWN_CLAIMS_SHARE of them are stored."""
         organisation = self._random.randrange(self._organisations)
         known = [self._known(organisation) for _ in range(claims) if self._random.random() < KNOWN_CLAIMS_SHARE]
         unknown = [f"new-{self._random.randrange(10**12):012}" for _ in range(claims - len(known))]
-        asked = known + unknown
-        self._random.shuffle(asked)
-        return {"orgId": f"org-{organisation:04}", "claimIds": asked}
+        claim_ids = known + unknown
+        self._random.shuffle(claim_ids)
+        return {"orgId": f"org-{organisation:04}", "claimIds": claim_ids}
 
     def reserve(self, claims: int) -> dict[str, object]:
-        """A reserve-claims request for so many claims that nobody has or had."""
+        """A reserve-claims request for this many new claims."""
         run_id = uuid.uuid4()
         names = [f"leased-{run_id.hex[:20]}-{number:03}" for number in range(claims)]
         return {"orgId": "org-0000", "runId": str(run_id), "claimIds": names}
 
     def checks(self, count: int, claims: int = 1) -> list[bytes]:
-        """Bodies of such requests."""
+        """The bodies of `count` check-claims requests for this many claims each."""
         return [encoded(self.check(claims)) for _ in range(count)]
 
     def _known(self, organisation: int) -> str:
@@ -61,5 +64,5 @@ class StoredClaims:
 
 
 def encoded(body: object) -> bytes:
-    """JSON."""
+    """A body as JSON."""
     return json.dumps(body).encode()

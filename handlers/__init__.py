@@ -1,1 +1,1 @@
-"""What a message means: functions of (connection, model) -> result that know nothing of AMQP."""
+"""What a message means: functions that take a connection and a model, return a result, and know nothing of AMQP."""

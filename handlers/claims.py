@@ -2,50 +2,50 @@
 
 from collections.abc import Sequence
 
-import sql
-from schema.events import RunStatus
+from schema.claim_ids import by_spelling
+from schema.operations import CHECK_CLAIMS
 from schema.requests import CheckClaims
-from schema.results import CheckedClaims, ExportedBy, ExportedClaim, ReservedClaim
+from schema.results import CheckedClaims, ExportedClaim, PendingEvents, ReservedClaim
+from sql.connection import Connection
 
-from .connection import Connection
-from .locking import SEPARATOR
+from .claim_standing import ClaimStanding, claim_standing
 
 
-async def check_claims(connection: Connection, requests: Sequence[CheckClaims]) -> list[CheckedClaims]:
-    """Split the claims of each request into exported, reserved and unexported, in the order asked, each claim once.
+async def check_claims(
+    connection: Connection, requests: Sequence[CheckClaims], pending_events: PendingEvents | None = None
+) -> list[CheckedClaims]:
+    """Split the claims of each request into exported, reserved and unexported, in the request's order and spelling.
 
-    A claim is exported if any run of the organisation, deleted or not, exported it (DESIGN section 3). One that is
-    not, and that a run has leased, is reserved, even if the lease has expired.
+    Each spelling is there once. A claim is exported if any run of the organisation, deleted or not, exported it
+    (docs/MERGE_RULES.md). A claim that is not exported, and that a run has leased, is reserved, even if the lease has
+    expired. `pending_events` is what the results say of events that are not stored yet. Raises RequestRefused
+    (RESULT_TOO_LARGE) where the claims of all requests together were exported by very many runs.
     """
-    asked: dict[str, set[str]] = {}
+    claim_ids: dict[str, set[str]] = {}
     for request in requests:
-        asked.setdefault(request.org_id, set()).update(request.claim_ids)
-    exports: dict[tuple[str, str], list[ExportedBy]] = {}
-    leases: dict[tuple[str, str], ReservedClaim] = {}
-    for row in await connection.fetch(
-        sql.query("find_exports_and_leases"), list(asked), [SEPARATOR.join(claim_ids) for claim_ids in asked.values()]
-    ):
-        key = row["org_id"], row["claim_id"]
-        if row["expires_at"] is None:
-            exported_by = ExportedBy(row["run_id"], RunStatus(row["status"]), row["finished_at"])
-            exports.setdefault(key, []).append(exported_by)
+        claim_ids.setdefault(request.org_id, set()).update(request.claim_ids)
+    standing = await claim_standing(connection, claim_ids, CHECK_CLAIMS)
+    return [_split(request, standing, pending_events) for request in requests]
+
+
+def _split(request: CheckClaims, standing: ClaimStanding, pending_events: PendingEvents | None) -> CheckedClaims:
+    exported: list[ExportedClaim] = []
+    reserved: list[ReservedClaim] = []
+    unexported: list[str] = []
+    org_id, exports, leases = request.org_id, standing.exports, standing.leases
+    for spelling, claim_id in by_spelling(request.claim_ids).items():
+        key = org_id, claim_id
+        if key in exports:
+            exported.append(ExportedClaim(spelling, exports[key]))
+        elif key in leases:
+            lease = leases[key]
+            reserved.append(ReservedClaim(spelling, lease.run_id, lease.expires_at))
         else:
-            leases[key] = ReservedClaim(row["claim_id"], row["run_id"], row["expires_at"])
-    for runs in exports.values():
-        if len(runs) > 1:
-            runs.sort(key=lambda run: (run.finished_at, run.run_id))
-    answers: list[CheckedClaims] = []
-    for request in requests:
-        exported: list[ExportedClaim] = []
-        reserved: list[ReservedClaim] = []
-        unexported: list[str] = []
-        for claim_id in dict.fromkeys(request.claim_ids):
-            key = request.org_id, claim_id
-            if key in exports:
-                exported.append(ExportedClaim(claim_id, exports[key]))
-            elif key in leases:
-                reserved.append(leases[key])
-            else:
-                unexported.append(claim_id)
-        answers.append(CheckedClaims.model_construct(exported=exported, reserved=reserved, unexported=unexported))
-    return answers
+            unexported.append(spelling)
+    return CheckedClaims.model_construct(
+        exported=exported,
+        reserved=reserved,
+        unexported=unexported,
+        as_of=standing.as_of,
+        pending_events=pending_events,
+    )

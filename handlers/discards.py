@@ -1,4 +1,4 @@
-"""Log that a dead letter was discarded: the last trace of it, its body included."""
+"""Log the dead letters that an operator discards, with their bodies: nothing else is left of them."""
 
 import base64
 import hashlib
@@ -8,24 +8,24 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 from uuid import UUID, uuid5
 
-import sql
+from pydantic import Field
+
 from schema.decoding import InvalidBody, decode
-from schema.fields import Name, WireModel
+from schema.fields import EventClaims, EventSkippedClaims, Name, WireModel
+from sql.connection import Connection, transaction
 
-from .connection import Connection
-
-DEAD_LETTER_DISCARDED: Final = "dead-letter-discarded"
-"""An event type of the log only: nobody publishes it."""
+from .event_log import EventType, append
+from .query_arguments import LogEntry
 
 DISCARDS: Final = UUID("2b5cf3a6-6d0c-4bd6-9a1c-0d6e0a2f7c51")
-"""The namespace that the ids of such log entries are made in."""
+"""The namespace of the ids of these log entries."""
 
 Model = TypeVar("Model", bound=WireModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """A dead letter, and why somebody throws it away."""
+    """A dead letter, and why and by whom it is discarded."""
 
     queue: str
     message_id: str | None
@@ -45,19 +45,24 @@ class _OfOrganisation(WireModel):
     org_id: Name
 
 
+class _OfClaims(WireModel):
+    claim_ids: EventClaims = Field(default_factory=list)
+    skipped_claims: EventSkippedClaims = Field(default_factory=list)
+
+
 async def log_discard(connection: Connection, discard: Discard) -> None:
-    """Append a discard to the log; returns after the commit. The same dead letter is logged once."""
-    of_run, of_organisation = _decoded(_OfRun, discard.body), _decoded(_OfOrganisation, discard.body)
-    await connection.execute(
-        sql.query("insert_events"),
-        [_event_id(discard)],
-        DEAD_LETTER_DISCARDED,
+    """Append a discard to the log; returns after the commit. The same dead letter is logged only once."""
+    run, organisation = _decoded(_OfRun, discard.body), _decoded(_OfOrganisation, discard.body)
+    entry = LogEntry(
+        _event_id(discard),
         "command",
-        [of_run and of_run.run_id],
-        [of_organisation and of_organisation.org_id],
-        [datetime.now(UTC)],
-        [_payload(discard)],
+        run_id=run.run_id if run else None,
+        org_id=organisation.org_id if organisation else None,
+        occurred_at=datetime.now(UTC),
+        payload=_payload(discard),
     )
+    async with transaction(connection):
+        await append(connection, EventType.DEAD_LETTER_DISCARDED, [entry])
 
 
 def _event_id(discard: Discard) -> UUID:
@@ -79,10 +84,19 @@ def _payload(discard: Discard) -> str:
             "failedAt": discard.failed_at and discard.failed_at.isoformat(),
             "reason": discard.reason,
             "discardedBy": discard.discarded_by,
+            "claimIds": _claim_ids(discard.body),
             "bodyEncoding": encoding,
             "body": body,
         }
     )
+
+
+def _claim_ids(body: bytes) -> list[str]:
+    """The claims that a dead letter names, each once; none if one of them is not valid."""
+    claims = _decoded(_OfClaims, body)
+    if claims is None:
+        return []
+    return sorted({*claims.claim_ids, *(skipped.claim_id for skipped in claims.skipped_claims)})
 
 
 def _decoded(model: type[Model], body: bytes) -> Model | None:

@@ -1,7 +1,14 @@
-"""The locks that writers take, in one order on every path: log ids, runs, claims, then rows.
+"""The locks that writers take, and the one order they take them in, so that they never wait in a circle.
 
-Each is held until the transaction ends. Whoever exports or reserves a claim holds its lock: so of two runs that
-want it, one sees what the other did. Releasing needs none: it only frees.
+1. Runs: every event, request and command that changes a run.
+2. Claims: whoever exports or reserves them, and whoever resolves a double export. So of two runs that want one claim,
+   one sees what the other did. To release a claim needs no lock on it.
+3. Ids in the event log. Only events can meet another writer there. A request or a command makes a new id, for which
+   nobody waits, so it may append to the log at any later time. An entry gets its place in the log when it has its
+   locks: so the order of the log is the order in which the entries of a run, or of a claim, took effect.
+4. Rows: of each table in the order of its keys.
+
+Each lock is held until the transaction ends. Runs and claims are advisory locks: sql/advisory_locks.md lists them.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -9,32 +16,33 @@ from typing import Final
 from uuid import UUID
 
 import sql
+from sql.connection import Connection
 
-from .connection import Connection
+from .query_arguments import OrganisationClaims, column_arrays, joined
 
-CLAIM_LOCKS_MAX: Final = 4_096
-"""With more claims than this a transaction locks all claims with one lock. PostgreSQL's lock table has room for
-`max_locks_per_transaction` times `max_connections`, 6,400 by default, for everybody together."""
-
-SEPARATOR: Final = "\x1f"
-"""U+001F, the unit separator, joins claim ids to one text, which asyncpg encodes far faster than an array. Neither
-claim ids nor reasons may hold it (schema.fields)."""
+LOCKS_PER_ORGANISATION_MAX: Final = 64
+"""The claims of an organisation share so many locks, by their hash. So the largest event takes no more than these,
+keeps nobody of another organisation waiting, and leaves room in PostgreSQL's lock table, which holds
+`max_locks_per_transaction` times `max_connections`, 6,400 by default, for all transactions together."""
 
 
 async def lock_runs(connection: Connection, run_ids: Sequence[UUID]) -> None:
-    """Keep others from finishing these runs, and from reserving for them. They need not exist yet."""
+    """Keep others from ending, hiding or purging these runs, and from reserving for them. They need not exist yet."""
     await connection.execute(sql.query("lock_runs"), run_ids)
 
 
 async def lock_runs_and_claims(
     connection: Connection, run_ids: Sequence[UUID], claims: Iterable[tuple[str, Collection[str]]]
 ) -> None:
-    """The same, and keep others from exporting or reserving claims, given as (organisation, claim ids)."""
-    given = [(org_id, claim_ids) for org_id, claim_ids in claims if claim_ids]
-    if given and sum(len(claim_ids) for _, claim_ids in given) <= CLAIM_LOCKS_MAX:
-        org_ids, texts = zip(*((org_id, SEPARATOR.join(claim_ids)) for org_id, claim_ids in given), strict=True)
-        await connection.execute(sql.query("lock_runs_and_claims"), run_ids, org_ids, texts)
-        return
-    await lock_runs(connection, run_ids)
-    if given:
-        await connection.execute(sql.query("lock_all_claims"))
+    """Lock runs as lock_runs does, and keep others from exporting or reserving claims.
+
+    The claims come as (organisation, claim ids).
+    """
+    texts = [OrganisationClaims(org_id, joined(claim_ids)) for org_id, claim_ids in claims if claim_ids]
+    org_ids, claim_texts = column_arrays(texts) if texts else ((), ())
+    await connection.execute(sql.query("lock_runs_and_claims"), run_ids, org_ids, claim_texts)
+
+
+def locks_max(runs: int, claims_per_organisation: Iterable[int]) -> int:
+    """How many locks a transaction takes at most for so many runs, and for so many claims of each organisation."""
+    return runs + sum(min(claims, LOCKS_PER_ORGANISATION_MAX) for claims in claims_per_organisation)

@@ -1,80 +1,147 @@
-"""Runs, as rows and as results: one run by its id, and the runs that carried a claim."""
+"""Runs, from rows to results: one run by its id, and the runs that carried a claim."""
 
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from asyncpg import Record
 
 import sql
-from schema.events import ClaimOutcome, RunStatus
-from schema.fields import Artifact, Override, RunError, SkippedClaim
-from schema.limits import FOUND_RUNS_MAX, RUN_OVERRIDES_MAX
+from schema.events import ClaimOutcome, RunStatus, RunTrigger
+from schema.fields import Artifact, Override, SkippedClaim
+from schema.limits import ERROR_DETAIL_STORED_CHARS_MAX, FUTURE_TOLERANCE_S, RUN_CLAIMS_PAGE_MAX
 from schema.requests import FindRunsByClaimId, GetExportRunById
-from schema.results import ClaimOverride, ExportRun, ExportRunOfClaim, ExportRunWithClaims, FoundRuns
+from schema.results import (
+    ClaimOverride,
+    ExportRun,
+    ExportRunOfClaim,
+    ExportRunWithClaims,
+    FoundRuns,
+    StoredRunError,
+)
+from sql.connection import Connection
 
-from .connection import Connection
+from .claim_details import totals_of_json
+from .cursors import Position
 from .errors import run_not_found
+from .run_claims import TEXT_BYTES_MAX, read_run_claims
 
 Run = TypeVar("Run", bound=ExportRun)
 
 
 async def get_export_run_by_id(connection: Connection, request: GetExportRunById) -> ExportRunWithClaims:
-    """One run with its claims, deleted or not. Raises RequestRefused (RUN_NOT_FOUND)."""
-    row = await connection.fetchrow(sql.query("get_run_with_claims"), request.run_id, request.org_id)
+    """One run with its claims, deleted or not; of one with very many claims, with the first of them.
+
+    Raises RequestRefused (RUN_NOT_FOUND).
+    """
+    row = await connection.fetchrow(sql.query("get_run_with_claims"), request.run_id, request.org_id, TEXT_BYTES_MAX)
     if row is None:
         raise run_not_found()
-    overrides = await connection.fetch(sql.query("list_overrides"), request.run_id, row["org_id"], RUN_OVERRIDES_MAX)
+    if row["bytes"] > TEXT_BYTES_MAX or row["claim_count"] + row["skipped_count"] > RUN_CLAIMS_PAGE_MAX:
+        return await _run_with_first_claims(connection, row)
+    overrides = await connection.fetch(sql.query("list_overrides"), request.run_id, row["org_id"])
     skipped = zip(row["skipped_claim_ids"], row["skip_reasons"], strict=True)
+    codes: dict[str, str] = dict(row["skip_codes"])
     return run_of_row(
         ExportRunWithClaims,
         row,
         claim_ids=row["claim_ids"],
-        claim_overrides=[ClaimOverride(**each) for each in overrides],
-        skipped_claims=[SkippedClaim(claim_id=claim_id, reason=reason) for claim_id, reason in skipped],
+        claim_overrides=[ClaimOverride(**override) for override in overrides],
+        skipped_claims=[
+            SkippedClaim(claim_id=claim_id, reason=reason, code=codes.get(claim_id)) for claim_id, reason in skipped
+        ],
+    )
+
+
+async def _run_with_first_claims(connection: Connection, row: Record) -> ExportRunWithClaims:
+    """The claims are read after the run, and may be those of a moment later."""
+    page = await read_run_claims(connection, row["run_id"], row["org_id"], RUN_CLAIMS_PAGE_MAX)
+    return run_of_row(
+        ExportRunWithClaims,
+        row,
+        claim_ids=[each.claim_id for each in page.claims if each.outcome not in (None, ClaimOutcome.SKIPPED)],
+        claim_overrides=[
+            ClaimOverride.model_construct(claim_id=each.claim_id, **asdict(override))
+            for each in page.claims
+            for override in each.overrides
+        ],
+        skipped_claims=[
+            SkippedClaim.model_construct(claim_id=each.claim_id, reason=each.reason or "", code=each.code)
+            for each in page.claims
+            if each.outcome is ClaimOutcome.SKIPPED
+        ],
+        claims_next_cursor=page.next_cursor,
     )
 
 
 async def find_runs_by_claim_id(connection: Connection, request: FindRunsByClaimId) -> FoundRuns:
-    """The runs that carried a claim, deleted ones too, newest first, at most FOUND_RUNS_MAX."""
-    rows = await connection.fetch(sql.query("find_runs_by_claim"), request.claim_id, request.org_id, FOUND_RUNS_MAX)
-    return FoundRuns(
-        runs=[run_of_row(ExportRunOfClaim, row, claim_outcome=ClaimOutcome(row["claim_outcome"])) for row in rows]
-    )
+    """The newest runs that carried a claim, deleted ones too, newest first."""
+    rows = await connection.fetch(sql.query("find_runs_by_claim"), request.claim_id, request.org_id, request.limit + 1)
+    runs = [
+        run_of_row(ExportRunOfClaim, row, claim_outcome=ClaimOutcome(row["claim_outcome"]))
+        for row in rows[: request.limit]
+    ]
+    return FoundRuns.model_construct(runs=runs, truncated=len(rows) > request.limit)
 
 
-def run_of_row(result: type[Run], facts: Record, **more: Any) -> Run:
-    """A row of export_runs as a result, with what that result has beyond ExportRun."""
+def run_of_row(result: type[Run], row: Record, **more: Any) -> Run:
+    """A row of export_runs as a result; `more` are the fields that the result has besides those of ExportRun."""
     run = result.model_construct(
-        run_id=facts["run_id"],
-        org_id=facts["org_id"],
-        triggered_by=facts["triggered_by"],
-        format=facts["format"],
-        target_system=facts["target_system"],
-        period_start=facts["period_start"],
-        period_end=facts["period_end"],
-        status=RunStatus(facts["status"]),
-        created_at=facts["created_at"],
-        finished_at=facts["finished_at"],
-        claim_count=facts["claim_count"],
-        skipped_count=facts["skipped_count"],
-        error=_nested(RunError, code=facts["error_code"], detail=facts["error_detail"]),
+        run_id=row["run_id"],
+        org_id=row["org_id"],
+        triggered_by=row["triggered_by"],
+        format=row["format"],
+        target_system=row["target_system"],
+        period_start=row["period_start"],
+        period_end=row["period_end"],
+        trigger=None if row["trigger"] is None else RunTrigger(row["trigger"]),
+        scope=row["scope"],
+        status=RunStatus(row["status"]),
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+        claim_count=row["claim_count"],
+        skipped_count=row["skipped_count"],
+        error=_error(row["error_code"], row["error_detail"]),
         artifact=_nested(
             Artifact,
-            key=facts["artifact_key"],
-            sha256=facts["artifact_sha256"],
-            size_bytes=facts["artifact_size_bytes"],
+            key=row["artifact_key"],
+            sha256=row["artifact_sha256"],
+            size_bytes=row["artifact_size_bytes"],
         ),
-        external_ack_id=facts["external_ack_id"],
-        retry_of_run_id=facts["retry_of_run_id"],
-        override=_nested(Override, reason=facts["override_reason"], approved_by=facts["override_approved_by"]),
-        deleted_at=facts["deleted_at"],
-        deleted_by=facts["deleted_by"],
-        has_conflict=facts["has_conflict"],
+        external_ack_id=row["external_ack_id"],
+        retry_of_run_id=row["retry_of_run_id"],
+        override=_nested(Override, reason=row["override_reason"], approved_by=row["override_approved_by"]),
+        deleted_at=row["deleted_at"],
+        deleted_by=row["deleted_by"],
+        has_conflict=row["has_conflict"],
+        has_future_time=max(row["created_at"], row["finished_at"] or row["created_at"]) > future_start(),
+        totals=totals_of_json(row["totals"]),
+        totals_disagree=row["totals_disagree"],
+        imported=row["imported"],
+        reversed_count=row["reversed_count"],
         **more,
     )
     return cast(Run, run)
 
 
-Nested = TypeVar("Nested", RunError, Artifact, Override)
+def future_start() -> datetime:
+    """The first time that is too far ahead of this worker's clock to be believed."""
+    return datetime.now(UTC) + timedelta(seconds=FUTURE_TOLERANCE_S)
+
+
+def position_of(run: ExportRun) -> Position:
+    """Where a run stands in a list of runs that is sorted by time."""
+    return Position(run.created_at, run.run_id)
+
+
+def _error(code: str | None, detail: str | None) -> StoredRunError | None:
+    if code is None or detail is None:
+        return None
+    truncated = len(detail) >= ERROR_DETAIL_STORED_CHARS_MAX
+    return StoredRunError.model_construct(code=code, detail=detail, detail_truncated=truncated)
+
+
+Nested = TypeVar("Nested", Artifact, Override)
 
 
 def _nested(model: type[Nested], **facts: Any) -> Nested | None:

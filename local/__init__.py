@@ -1,1 +1,1 @@
-"""RabbitMQ and PostgreSQL for development, the demo and the tests. No part of the product, never shipped."""
+"""RabbitMQ and PostgreSQL for development, the demo and the tests. No part of the product, and never shipped."""

@@ -14,26 +14,28 @@ from testcontainers.core.config import ConnectionMode, testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient, get_docker_host
 
-from local.postgresql import AUTHENTICATION_REQUEST, STARTUP_MESSAGE
+from local.postgresql import AUTHENTICATION_REQUEST, BUILTIN_LOCALE_VERSION_MIN, STARTUP_MESSAGE
+from local.postgresql_programs import chosen_version
 from local.processes import LOG_TAIL_BYTES_MAX, ServiceError, answers, wait_until
 from local.rabbitmq import METHOD_FRAME, PROTOCOL_HEADER
 from local.server import START_TIMEOUT_S
 
 RABBITMQ_IMAGE = "rabbitmq:4"
-POSTGRESQL_IMAGE = "postgres:18"
+POSTGRESQL_IMAGE = f"postgres:{chosen_version()}"
 
 _ENGINE_DEFAULT = "unix:///var/run/docker.sock"
 _ENGINE_TIMEOUT_S = 20
 
-# The first start in a process also starts the container that cleans up after it, and must do so only once.
-_starting = threading.Lock()
+# The first start in a process also starts the container that removes the others at the end. Two starts at the same
+# time would start it twice.
+_start_lock = threading.Lock()
 
 
 class Container:
-    """A server in a container, with a random password, on 127.0.0.1 where the engine is of this machine."""
+    """A server in a container, with a random password. It listens on 127.0.0.1 if the engine runs on this machine."""
 
     def __init__(self, container: DockerContainer, port: int, url: str, greeting: bytes, reply: bytes) -> None:
-        """`url` has the fields {host} and {port}; a server that is ready answers `greeting` with `reply`."""
+        """`url` has the fields {host} and {port}. A server that is ready answers `greeting` with `reply`."""
         self._container = container
         self._port = port
         self._url = url
@@ -43,26 +45,26 @@ class Container:
 
     @property
     def url(self) -> str:
-        """Where and as whom to connect; valid after `start`."""
+        """The URL to connect to, with user and password. Valid after `start`."""
         host, port = self._address
         return self._url.format(host=host, port=port)
 
     def start(self) -> None:
-        """Start it and wait until it answers; raises ServiceError, with the log's end, if it does not."""
+        """Start it and wait until it answers. Raises ServiceError, with the end of its log, if it does not."""
         client = self._container.get_docker_client()
-        here = client.get_connection_mode() is ConnectionMode.docker_host and client.host() == "localhost"
-        # docker-py takes an address and a port here; testcontainers' annotation knows only of the port.
-        self._container.ports[str(self._port)] = ("127.0.0.1", None) if here else None  # type: ignore[assignment]
-        with _starting:
+        is_local = client.get_connection_mode() is ConnectionMode.docker_host and client.host() == "localhost"
+        # docker-py takes an address and a port here. The annotation of testcontainers allows only the port.
+        self._container.ports[str(self._port)] = ("127.0.0.1", None) if is_local else None  # type: ignore[assignment]
+        with _start_lock:
             self._container.start()
-        host = "127.0.0.1" if here else self._container.get_container_host_ip()
+        host = "127.0.0.1" if is_local else self._container.get_container_host_ip()
         self._address = host, self._container.get_exposed_port(self._port)
         if not wait_until(lambda: answers(*self._address, self._greeting, self._reply), START_TIMEOUT_S):
             log = b"".join(self._container.get_logs())[-LOG_TAIL_BYTES_MAX:].decode(errors="replace")
             raise ServiceError(f"{self._container.image} did not answer in {START_TIMEOUT_S:.0f} s:\n{log}")
 
     def close(self) -> None:
-        """End it and remove it. Nothing happens if that was done before."""
+        """Stop it and remove it. A second call does nothing."""
         with contextlib.suppress(NotFound):
             self._container.stop()
 
@@ -78,11 +80,12 @@ def rabbitmq() -> Container:
 def postgresql(settings: Mapping[str, str]) -> Container:
     """A PostgreSQL container with these settings, not yet started."""
     password = secrets.token_hex(16)
+    builtin = int(chosen_version()) >= BUILTIN_LOCALE_VERSION_MIN
     container = DockerContainer(
         POSTGRESQL_IMAGE,
         env={
             "POSTGRES_PASSWORD": password,
-            "POSTGRES_INITDB_ARGS": "--locale-provider=builtin --locale=C.UTF-8",
+            "POSTGRES_INITDB_ARGS": f"{'--locale-provider=builtin ' if builtin else ''}--locale=C.UTF-8",
         },
     )
     container.with_command(["postgres", *(f"--{name}={value}" for name, value in settings.items())])
@@ -91,7 +94,7 @@ def postgresql(settings: Mapping[str, str]) -> Container:
 
 
 def can_run(image: str, say: Callable[[str], None]) -> bool:
-    """Whether a Docker engine answers and has `image`, or can get it."""
+    """Whether a Docker engine answers and has `image`, or can pull it."""
     if not _engine_listens():
         return False
     images = [image] if testcontainers_config.ryuk_disabled else [image, testcontainers_config.ryuk_image]
@@ -104,15 +107,15 @@ def can_run(image: str, say: Callable[[str], None]) -> bool:
             for name in (testcontainers_config.hub_image_name_prefix + name for name in images):
                 _pull_if_missing(engine, name, say)
         except (DockerException, OSError) as error:
-            say(f"The Docker engine cannot provide {image}, so this machine's own programs will do: {error}")
+            say(f"The Docker engine cannot provide {image}, so a program of this machine is used instead: {error}")
             return False
     return True
 
 
 def _engine_listens() -> bool:
-    """Whether the engine's socket file accepts connections, or the engine is not of this machine.
+    """Whether the engine's socket file accepts connections. True as well if the engine is on another machine.
 
-    docker-py finds that out too, but leaves a socket open for the garbage collector to warn of.
+    docker-py would find that out too, but it would leave a socket open, and the garbage collector would warn.
     """
     kind, _, path = (get_docker_host() or _ENGINE_DEFAULT).partition("://")
     if kind != "unix":
@@ -122,7 +125,7 @@ def _engine_listens() -> bool:
 
 
 def _pull_if_missing(engine: DockerEngine, name: str, say: Callable[[str], None]) -> None:
-    """Make the engine have an image; raises DockerException, or OSError for a time-out."""
+    """Pull an image that the engine does not have. Raises DockerException, or OSError for a time-out."""
     try:
         engine.images.get(name)
     except ImageNotFound:

@@ -1,7 +1,4 @@
-"""A short story told by real services: events go in, answers come out, everything is stopped again.
-
-Run it with `make demo`.
-"""
+"""`make demo`: real services store a few events and answer questions about them, then they are stopped again."""
 
 import asyncio
 import json
@@ -15,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from cli import result_tables
+from cli.broker import Unreachable
+from cli.request_client import Client, open_client
+from cli.terminal import out
 from local.services import Services, services
 from schema import operations
 from schema.events import RUN_CREATED, RUN_FINISHED
 from schema.requests import CheckClaims, FindRunsByClaimId, GetExportHistory, ListDoubleExports, ReserveClaims
-from worker import tables
-from worker.client import Client, Unreachable, open_client
-from worker.console import out as console
 from worker.settings import BrokerSettings
 
 COMMAND: Final = str(Path(sys.executable).with_name("export-runs"))
@@ -29,12 +27,12 @@ READY_TIMEOUT_S: Final = 30
 STOP_TIMEOUT_S: Final = 30
 POLL_S: Final = 0.1
 ORG: Final = f"acme-{uuid4().hex[:6]}"
-"""A new organisation each time: with services of your own, the last demo may still be in them."""
+"""A new organisation each time: with services of your own, the runs of the last demo may still be stored there."""
 
 
 def main() -> None:
-    """Bring everything up, tell the story, stop what was started."""
-    with services(lambda line: console.print(line, style="dim", markup=False)) as running:
+    """Start the services and a worker, tell the story, and stop what was started."""
+    with services(lambda line: out.print_line(line, style="dim")) as running:
         environment = {
             **os.environ,
             "EXPORT_RUNS_AMQP_URL": running.amqp_url,
@@ -44,15 +42,16 @@ def main() -> None:
         subprocess.run([COMMAND, "migrate"], env=environment, check=True)
         with running_worker(environment):
             asyncio.run(story(running))
-        chapter("The event that could not be processed waits in its dead-letter queue, with the reason")
+        chapter("The event that could not be processed is in its dead-letter queue, with the reason")
         show = [COMMAND, "dead-letters", "list", "--queue", RUN_CREATED, "--newer-than", "5m"]
         subprocess.run(show, env=environment, check=True)
-    console.print("\nEverything that was started is stopped again.", style="dim")
+    out.print_line()
+    out.print_line("Everything that was started is stopped again.", style="dim")
 
 
 @contextmanager
 def running_worker(environment: dict[str, str]) -> Iterator[None]:
-    """`export-runs worker` as a process of its own, ended with SIGTERM."""
+    """Run `export-runs worker` as a process of its own, and end it with SIGTERM."""
     with subprocess.Popen([COMMAND, "worker"], env=environment) as process:
         try:
             yield
@@ -62,7 +61,7 @@ def running_worker(environment: dict[str, str]) -> Iterator[None]:
 
 
 async def story(running: Services) -> None:
-    """What exporters publish in a day, and what can be asked afterwards."""
+    """Exporters publish what happened in a day; afterwards others ask about it."""
     settings = BrokerSettings.model_validate({"amqp_url": running.amqp_url})
     await _until_answered(settings)
     async with open_client(settings) as client:
@@ -72,37 +71,39 @@ async def story(running: Services) -> None:
 
         chapter(f"The history panel: runs of {ORG}, newest first")
         page = await client.call(operations.GET_EXPORT_HISTORY, GetExportHistory(org_id=ORG))
-        tables.show_history(console, page)
+        result_tables.show_history(out, page)
 
         chapter("The Double-Export Guard, before the next export: which of these have gone out?")
-        asked = ["taxi-17", "hotel-4", "lunch-9", "train-1", "parking-2"]
-        checked = await client.call(operations.CHECK_CLAIMS, CheckClaims(org_id=ORG, claim_ids=asked))
-        tables.show_checked_claims(console, checked)
-        console.print(
+        request = CheckClaims(org_id=ORG, claim_ids=["taxi-17", "hotel-4", "lunch-9", "train-1", "parking-2"])
+        checked = await client.call(operations.CHECK_CLAIMS, request)
+        result_tables.show_checked_claims(out, checked)
+        out.print_line(
             "hotel-4 was skipped, train-1 was in a run that failed, parking-2 was never seen: they may go out."
         )
 
-        chapter("The race: two exporters ask at the same moment whether parking-2 has gone out, and both hear no")
-        await _race(client, reserving=False)
-        chapter("The same with a reservation before each export")
-        await _race(client, reserving=True)
-        chapter("What went out twice is on record, and was published to export-runs.alerts")
+        chapter(
+            "The race: two exporters ask at the same moment whether parking-2 has gone out; both hear that it has not"
+        )
+        await _race(client, reserve=False)
+        chapter("The same race for parking-3, but each exporter reserves the claim first")
+        await _race(client, reserve=True)
+        chapter("The claim that went out twice is recorded, and an alert was published to export-runs.alerts")
         doubles = await client.call(operations.LIST_DOUBLE_EXPORTS, ListDoubleExports(org_id=ORG))
-        tables.show_double_exports(console, doubles)
+        result_tables.show_double_exports(out, doubles)
 
         chapter("An auditor: which runs carried train-1?")
         found = await client.call(operations.FIND_RUNS_BY_CLAIM_ID, FindRunsByClaimId(claim_id="train-1", org_id=ORG))
-        tables.show_found_runs(console, found)
+        result_tables.show_found_runs(out, found)
 
 
 def chapter(title: str) -> None:
-    """A heading."""
-    console.print()
-    console.print(f"[bold]{title}")
+    """Print a heading."""
+    out.print_line()
+    out.print_line(title, style="bold")
 
 
 async def _publish_the_day(client: Client) -> int:
-    """Publish the events of three runs; returns how many runs."""
+    """Publish the events of three runs and one bad event. Returns the number of runs."""
     morning = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
 
     def event(run_id: str, minutes: int, **facts: Any) -> dict[str, Any]:
@@ -118,16 +119,16 @@ async def _publish_the_day(client: Client) -> int:
 
     async def publish(event_type: str, body: dict[str, Any], remark: str) -> None:
         await client.publish_event(event_type, json.dumps(body).encode())
-        console.print(f"  {event_type:<13} {body['runId'][:8]}  {remark}")
+        out.print_line(f"  {event_type:<13} {body['runId'][:8]}  {remark}")
 
     first, second, third = (str(uuid4()) for _ in range(3))
     created = event(first, 0, triggeredBy="alice", format="csv", targetSystem="ledger")
     await publish(RUN_CREATED, created, "alice starts an export")
-    await publish(RUN_CREATED, created, "the same event again: at least once means sometimes twice")
+    await publish(RUN_CREATED, created, "the same event again: exporters publish at least once")
     await publish(
         RUN_FINISHED,
         event(first, 2, status="completed", claimIds=["taxi-17", "lunch-9"], externalAckId="ack-1"),
-        "it went out, with two claims",
+        "her export is out, with two claims",
     )
     await publish(
         RUN_FINISHED,
@@ -138,9 +139,11 @@ async def _publish_the_day(client: Client) -> int:
             claimIds=["flight-3"],
             skippedClaims=[{"claimId": "hotel-4", "reason": "no receipt"}],
         ),
-        "another run has ended, before we heard that it started",
+        "another run has ended, and its start is not known yet",
     )
-    await publish(RUN_CREATED, event(second, 60, triggeredBy="bob", format="xml"), "the late news: bob started it")
+    await publish(
+        RUN_CREATED, event(second, 60, triggeredBy="bob", format="xml"), "its start comes late: bob started it"
+    )
     await publish(RUN_CREATED, event(third, 120, triggeredBy="carol", format="csv"), "carol starts one")
     await publish(
         RUN_FINISHED,
@@ -156,28 +159,29 @@ async def _publish_the_day(client: Client) -> int:
     await publish(
         RUN_CREATED,
         {**event(str(uuid4()), 150, triggeredBy="mallory", format="csv"), "occurredAt": "yesterday"},
-        "an event that nobody can date",
+        "an event with a time that nobody can read",
     )
     return 3
 
 
-async def _race(client: Client, *, reserving: bool) -> None:
-    """Two exporters want the same claim; each looks first, then pays."""
-    claim_id = "parking-3" if reserving else "parking-2"
+async def _race(client: Client, *, reserve: bool) -> None:
+    """Two exporters want to export the same claim. Each checks or reserves it first, then pays."""
+    claim_id = "parking-3" if reserve else "parking-2"
     runs = [uuid4(), uuid4()]
 
     async def may_export(run_id: UUID) -> bool:
-        if reserving:
+        if reserve:
             request = ReserveClaims(org_id=ORG, run_id=run_id, claim_ids=[claim_id])
             return (await client.call(operations.RESERVE_CLAIMS, request)).granted == [claim_id]
-        asked = CheckClaims(org_id=ORG, claim_ids=[claim_id])
-        return (await client.call(operations.CHECK_CLAIMS, asked)).unexported == [claim_id]
+        check = CheckClaims(org_id=ORG, claim_ids=[claim_id])
+        return (await client.call(operations.CHECK_CLAIMS, check)).unexported == [claim_id]
 
-    allowed = await asyncio.gather(*(may_export(run_id) for run_id in runs))
-    for run_id, allows in zip(runs, allowed, strict=True):
-        heard = ("granted" if allows else "refused") if reserving else ("not exported" if allows else "exported")
-        console.print(f"  {str(run_id)[:8]} hears: {heard}{' and pays' if allows else ''}")
-        if allows:
+    permissions = await asyncio.gather(*(may_export(run_id) for run_id in runs))
+    for run_id, permission in zip(runs, permissions, strict=True):
+        answers = ("refused", "granted") if reserve else ("exported", "not exported")
+        answer = answers[permission]
+        out.print_line(f"  {str(run_id)[:8]} hears: {answer}{', and pays' if permission else ''}")
+        if permission:
             finished = {
                 "eventId": str(uuid4()),
                 "schemaVersion": 1,
@@ -188,8 +192,8 @@ async def _race(client: Client, *, reserving: bool) -> None:
                 "claimIds": [claim_id],
             }
             await client.publish_event(RUN_FINISHED, json.dumps(finished).encode())
-    await _until_exported(client, claim_id, sum(allowed))
-    console.print(f"  {claim_id} went out {'once' if sum(allowed) == 1 else 'twice'}")
+    await _until_exported(client, claim_id, sum(permissions))
+    out.print_line(f"  {claim_id} went out {'once' if sum(permissions) == 1 else 'twice'}")
 
 
 async def _until_exported(client: Client, claim_id: str, times: int) -> None:
@@ -202,7 +206,7 @@ async def _until_exported(client: Client, claim_id: str, times: int) -> None:
 
 
 async def _until_answered(settings: BrokerSettings) -> None:
-    """Wait for the worker. Before it has declared its exchanges, asking costs a connection."""
+    """Wait for the worker. Until it has declared its exchanges, RabbitMQ closes the channel of each request."""
     async with asyncio.timeout(READY_TIMEOUT_S):
         while True:
             try:

@@ -1,4 +1,4 @@
-"""The small tools of this package: processes that cannot outlive this one, ports, probes, messages."""
+"""What the servers share: child processes that end with this process, free ports, probes, messages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import IO
 
 LOG_TAIL_BYTES_MAX = 3_000
 
-# Below the range from which the kernel takes ports for outgoing connections. A port of that range could be
-# lost while its server is down, even to a client that tries to reconnect: it may connect to itself.
+# Below the range from which the kernel takes ports for outgoing connections. While its server is down, a port of that
+# range can be taken by another process, even by a client that tries to reconnect: it may connect to itself.
 _PORTS = range(20_000, 32_000)
 _PORT_ATTEMPTS_MAX = 100
 
@@ -25,10 +25,10 @@ _PROBE_TIMEOUT_S = 2.0
 _PROBE_INTERVAL_S = 0.02
 _VANISH_TIMEOUT_S = 10.0
 
-# Runs "$@" with a watcher beside it, in the same process group ("0" to kill). The watcher reads a pipe that
-# only our process holds open for writing: the read ends when our process does, however it ends. SIGQUIT comes
-# first because it lets PostgreSQL give back its shared memory, which nobody else would.
-_WATCHED = """
+# Runs "$@" with a watcher beside it, in the same process group (which `kill` calls 0). The watcher reads a pipe that
+# only our process holds open for writing, so the read returns when our process ends, whatever ended it. The watcher
+# sends SIGQUIT first because PostgreSQL then gives back its shared memory.
+_WATCHER = """
 ulimit -c 0
 exec 3<&0 </dev/null
 (
@@ -41,19 +41,19 @@ exec "$@"
 
 
 class ServiceError(RuntimeError):
-    """A service for development could not be found, installed or started. The text says which and why."""
+    """A service for development could not be found, installed or started. The text says which one and why."""
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal, without getting into the output proper."""
+    """Print a message for the person at the terminal, to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 class GuardedProcess:
-    """A child process, leader of a session of its own, that is killed when this process ends for any reason.
+    """A child process that is killed when this process ends for any reason. It leads a session of its own.
 
-    It gets no signals from the terminal: a Ctrl-C reaches this process alone, which stops its children in
-    an order of its own.
+    So it gets no signals from the terminal: a Ctrl-C reaches only this process, which then stops its children in
+    the right order.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class GuardedProcess:
         log: Path | None = None,
         scratch: Path | None = None,
     ) -> None:
-        """Start `arguments`; a program that is not there shows as exit code 127.
+        """Start `arguments`. If there is no such program, the exit code is 127.
 
-        Its output is appended to `log`, or goes where ours goes. `scratch` is its working directory, removed
-        as well if this process ends without having done so.
+        Its output is appended to `log`, or goes where the output of this process goes. `scratch` is its working
+        directory; the watcher removes it if this process ends without having removed it.
         """
         with contextlib.ExitStack() as stack:
             output: IO[bytes] | None = stack.enter_context(log.open("ab")) if log else None
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _WATCHED, str(scratch or ""), *map(str, arguments)],
+                ["/bin/sh", "-c", _WATCHER, str(scratch or ""), *map(str, arguments)],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -83,22 +83,22 @@ class GuardedProcess:
 
     @property
     def pid(self) -> int:
-        """Process id, and id of its process group."""
+        """Its process id, which is also the id of its process group."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
+        """The exit code, negative for a signal. None while it runs."""
         return self._process.poll()
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Wait for its end and return the exit code; raises subprocess.TimeoutExpired after `timeout_s`."""
+        """Wait for its end and return the exit code. Raises subprocess.TimeoutExpired after `timeout_s`."""
         code = self._process.wait(timeout_s)
         self._end_group()
         return code
 
     def stop(self, by: signal.Signals, timeout_s: float) -> int:
-        """Ask it to stop with signal `by`, kill it if it has not after `timeout_s`; return the exit code."""
+        """Send it the signal `by`, kill it if it still runs after `timeout_s`, and return the exit code."""
         self._process.send_signal(by)
         try:
             return self.wait(timeout_s)
@@ -107,17 +107,11 @@ class GuardedProcess:
             return self.wait()
 
     def kill(self) -> None:
-        """SIGKILL it and every process it has started, and wait until they are gone."""
-        self._process.send_signal(signal.SIGSTOP)  # so that it starts no more while we look
-        children = _descendants(self.pid) if self.exit_code is None else []
+        """Kill it and every process it has started, and wait until they are gone."""
+        if self.exit_code is None:
+            kill_tree(self.pid)
         self._end_group()
-        for child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
         self._process.wait()
-        deadline = time.monotonic() + _VANISH_TIMEOUT_S
-        while any(map(_is_alive, children)) and time.monotonic() < deadline:
-            time.sleep(_PROBE_INTERVAL_S)
 
     def _end_group(self) -> None:
         """Kill what is left of the process group: the watcher, at least."""
@@ -128,7 +122,7 @@ class GuardedProcess:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different TCP ports that nobody listens on at 127.0.0.1 now."""
+    """`count` different TCP ports on 127.0.0.1 that nobody listens on now. Raises ServiceError if there are too few."""
     found: list[int] = []
     for port in random.sample(_PORTS, _PORT_ATTEMPTS_MAX):
         if len(found) == count:
@@ -142,7 +136,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def answers(host: str, port: int, greeting: bytes, reply: bytes) -> bool:
-    """Whether a server there answers `greeting` with bytes that start with `reply`, within two seconds."""
+    """Whether a server answers `greeting` with bytes that start with `reply`, within _PROBE_TIMEOUT_S."""
     try:
         with socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S) as connection:
             connection.sendall(greeting)
@@ -152,7 +146,10 @@ def answers(host: str, port: int, greeting: bytes, reply: bytes) -> bool:
 
 
 def wait_until(ready: Callable[[], bool], timeout_s: float, check: Callable[[], None] = lambda: None) -> bool:
-    """Poll `ready` until it holds (True) or `timeout_s` have passed (False); `check` may raise to end it."""
+    """Poll `ready` until it returns True, or until `timeout_s` have passed; returns whether it did.
+
+    `check` is called before each pause, and may raise to end the wait.
+    """
     deadline = time.monotonic() + timeout_s
     while not ready():
         check()
@@ -163,18 +160,29 @@ def wait_until(ready: Callable[[], bool], timeout_s: float, check: Callable[[], 
 
 
 def tail(log: Path) -> str:
-    """The last few lines of a log file, for an error message."""
+    """The end of a log file, for an error message: at most LOG_TAIL_BYTES_MAX."""
     with contextlib.suppress(FileNotFoundError):
         return log.read_bytes()[-LOG_TAIL_BYTES_MAX:].decode(errors="replace").strip()
     return "(no log)"
 
 
-def _descendants(pid: int) -> list[int]:
-    """Process ids of all children, and theirs; empty on a system that has no /proc."""
+def kill_tree(pid: int) -> None:
+    """Kill a process and every process it has started, and wait until they are gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)  # so that it starts no more children while we list them
+    tree = [pid, *descendants(pid)]
+    for each in tree:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    wait_until(lambda: not any(map(_is_alive, tree)), _VANISH_TIMEOUT_S)
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of all children and their children. Empty on a system that has no /proc."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         lists = Path(f"/proc/{pid}/task").glob("*/children")
         children = [int(child) for one in lists for child in one.read_text().split()]
-        return children + [found for child in children for found in _descendants(child)]
+        return children + [found for child in children for found in descendants(child)]
     return []
 
 

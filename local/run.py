@@ -1,4 +1,4 @@
-"""`make run`: the services and a worker, until Ctrl-C."""
+"""`make run`: run the services and a worker until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORKER_STOP_TIMEOUT_S = 30.0
 
 
 def main() -> int:
-    """Run until Ctrl-C, SIGTERM or the worker's end; returns the exit code, 0 after a Ctrl-C or SIGTERM."""
+    """Run until Ctrl-C, SIGTERM or the worker's end. Returns the exit code, 0 after a Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         say("Starting RabbitMQ and PostgreSQL ...")
@@ -25,7 +25,7 @@ def main() -> int:
             subprocess.run([_EXPORT_RUNS, "migrate"], env=environment, check=True)
             for name, url in running.environment().items():
                 print(f"export {name}={url}", flush=True)
-            say("The worker is running; Ctrl-C stops it. The two lines above point another terminal at it.")
+            say("The worker is running; Ctrl-C stops it. Paste the two lines above into another terminal to use it.")
             return _run_worker(environment)
     except KeyboardInterrupt:
         return 0
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def _run_worker(environment: dict[str, str]) -> int:
-    """Run the worker to its end, which a KeyboardInterrupt brings about; returns its exit code."""
+    """Run the worker until it ends, or until a KeyboardInterrupt, which stops it. Returns its exit code."""
     worker = GuardedProcess([_EXPORT_RUNS, "worker"], environment=environment)
     try:
         return worker.wait()

@@ -1,4 +1,4 @@
-"""What the local servers have in common: a port and a directory of their own, which outlive a crash."""
+"""What the local servers have in common: each has a port and a directory of its own, also after a crash."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ STOP_TIMEOUT_S = 30.0
 
 
 class LocalServer(ABC):
-    """A server of this machine's own binaries, on 127.0.0.1, for as long as this process lives.
+    """A server that runs from binaries of this machine, on 127.0.0.1. It ends with this process.
 
-    `start` after `stop` or `kill` comes back on the same port with the same data. `close`, or the end of the
-    `with` block, ends it and removes its directory. For one thread at a time; `close` may come from another.
+    After `stop` or `kill`, `start` starts it again on the same port with the same data. `close`, or the end of the
+    `with` block, ends it and removes its directory. Use it from one thread; only `close` may be called from another.
     """
 
     port: int
     """The TCP port on 127.0.0.1, the same at every start."""
 
     def __init__(self, name: str, stop_signal: signal.Signals, greeting: bytes, reply: bytes) -> None:
-        """`stop_signal` asks the server to stop; one that is ready answers `greeting` with `reply`."""
+        """On `stop_signal` the server stops. When it is ready, it answers `greeting` with `reply`."""
         (self.port,) = free_ports(1)
         self._name = name
         self._stop_signal = stop_signal
@@ -40,23 +40,23 @@ class LocalServer(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where and as whom to connect; valid from the first `start` on, and the same after each."""
+        """The URL to connect to, with user and password. Valid after the first `start`, and the same after each."""
 
     @property
     def pid(self) -> int:
-        """Process id of the running server; raises ServiceError if it is not running."""
+        """The process id of the running server. Raises ServiceError if it is not running."""
         if self._process is None or self._process.exit_code is not None:
             raise ServiceError(f"{self._name} is not running")
         return self._process.pid
 
     @property
     def log(self) -> Path:
-        """The file that everything the server says is appended to."""
+        """The file to which the server's output is appended."""
         return self.directory / "server.log"
 
     @property
     def directory(self) -> Path:
-        """The server's own directory; raises ServiceError before the first `start` and after `close`."""
+        """The server's own directory. Raises ServiceError before the first `start` and after `close`."""
         if self._directory is None:
             raise ServiceError(f"{self._name} was never started")
         return self._directory
@@ -68,7 +68,7 @@ class LocalServer(ABC):
         """
         if self._process and self._process.exit_code is None:
             raise ServiceError(f"{self._name} is already running")
-        self.kill()  # what is left of one that has ended by itself
+        self.kill()  # ends what a server that has ended by itself left behind
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix=f"export-runs-{self._name}-".lower()))
             try:
@@ -90,18 +90,18 @@ class LocalServer(ABC):
             raise ServiceError(f"{self._name} did not answer in {START_TIMEOUT_S:.0f} s:\n{tail(self.log)}")
 
     def stop(self) -> None:
-        """Stop it in good order, within STOP_TIMEOUT_S, else by force. Nothing happens if it does not run."""
+        """Stop it, and kill it if it still runs after STOP_TIMEOUT_S. Nothing happens if it does not run."""
         if self._process:
             self._process.stop(self._stop_signal, STOP_TIMEOUT_S)
 
     def kill(self) -> None:
-        """Crash it: SIGKILL to the server and all its processes. Nothing happens if it does not run."""
+        """Crash it: send SIGKILL to the server and all its processes. Nothing happens if it does not run."""
         if self._process:
             self._process.kill()
 
     def close(self) -> None:
-        """End it, or its start, and remove its data. Nothing happens if that was done before."""
-        directory, self._directory = self._directory, None  # a start under way cannot go on without it
+        """End it, or its start, and remove its data. A second call does nothing."""
+        directory, self._directory = self._directory, None  # a start that is still going on fails without it
         self.kill()
         if directory and not wait_until(lambda: _remove(directory), STOP_TIMEOUT_S):
             raise ServiceError(f"{self._name} has ended, but {directory} cannot be removed")
@@ -128,11 +128,11 @@ class LocalServer(ABC):
         """Start the server's process."""
 
     def _spawn(self, arguments: Sequence[str | Path], environment: Mapping[str, str]) -> GuardedProcess:
-        """Start a process of this server's, which logs to its log and lives in its directory."""
+        """Start a process of this server, with its log and in its directory."""
         return GuardedProcess(arguments, environment=environment, log=self.log, scratch=self.directory)
 
 
 def _remove(directory: Path) -> bool:
-    """Remove a directory, as far as that goes while others may still write to it; whether it is gone."""
+    """Try to remove a directory that others may still write to. Returns whether it is gone."""
     shutil.rmtree(directory, ignore_errors=True)
     return not directory.exists()

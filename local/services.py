@@ -1,8 +1,8 @@
-"""RabbitMQ and PostgreSQL for development, the demo and the tests: whatever this machine has to offer.
+"""RabbitMQ and PostgreSQL for development, the demo and the tests, wherever this machine has them.
 
-Each of the two is, in this order: the one whose URL is in the environment; a container, where a Docker engine
-answers; a server of this machine's own programs. What is started here ends with the process that started it,
-however that one ends, and leaves nothing behind.
+For each of the two this takes the first of: the server whose URL is in the environment; a container, if a Docker
+engine answers; a server that this machine's own programs run. A server that is started here ends with the process
+that started it, whatever ends that process, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ DATABASE_URL = "EXPORT_RUNS_DATABASE_URL"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Where the two services are, as whom to connect to them included."""
+    """The URLs of the two services, with users and passwords."""
 
     amqp_url: str
     database_url: str
 
     def environment(self) -> dict[str, str]:
-        """The variables that point the product at these services."""
+        """The environment variables with which the product uses these services."""
         return {AMQP_URL: self.amqp_url, DATABASE_URL: self.database_url}
 
 
@@ -49,13 +49,13 @@ class _Server(Protocol):
 def services(
     say: Callable[[str], None] = say, *, postgresql_settings: Mapping[str, str] = NOT_DURABLE
 ) -> Iterator[Services]:
-    """Bring up both services side by side, yield their addresses, and end what was started.
+    """Start both services at the same time, yield their URLs, and end what was started.
 
-    `say` is told what takes time. A PostgreSQL started here has these settings; by default, it does not wait for the
-    disk.
+    Steps that take long are announced through `say`. A PostgreSQL that is started here gets these settings; by default
+    it does not wait for the disk.
 
-    Raises ServiceError if one of them cannot be had. Nothing runs on after any exception, KeyboardInterrupt
-    included.
+    Raises ServiceError if one of them cannot be started. After any exception, KeyboardInterrupt included, nothing
+    that was started here still runs.
     """
     rabbitmq = None if os.environ.get(AMQP_URL) else _rabbitmq(say)
     postgresql = None if os.environ.get(DATABASE_URL) else _postgresql(say, postgresql_settings)
@@ -85,7 +85,7 @@ def _postgresql(say: Callable[[str], None], settings: Mapping[str, str]) -> _Ser
 
 
 def _start(servers: Sequence[_Server]) -> None:
-    """Start all at once. If one fails, or we are interrupted, close all, which ends the other starts."""
+    """Start all at the same time. If one fails, or on an interrupt, close all; this also ends the other starts."""
     with ThreadPoolExecutor() as pool:
         starts = [pool.submit(server.start) for server in servers]
         try:

@@ -1,5 +1,5 @@
 """The wire contract: events, requests, results, error codes, names and limits.
 
-Imports only pydantic and itself, with relative imports, so that a client of the service can ship the same
-files under another name.
+It imports nothing but pydantic, and its own files by relative imports only. So a client of the service can ship the
+same files under another name.
 """

@@ -1,4 +1,4 @@
-"""From the bytes of a body to a model, or to errors that name the field."""
+"""Turns the bytes of a body into a model, or into errors that name the field."""
 
 import re
 from typing import TypeVar
@@ -12,17 +12,21 @@ from .fields import WireModel
 
 Model = TypeVar("Model", bound=WireModel)
 
+GZIP_START = b"\x1f\x8b"
+"""The first bytes of everything that gzip has compressed."""
+
 _WHOLE_BODY = "body"
 
 _PATTERN_MESSAGES = {
     fields.NAME_PATTERN: "must not be blank or hold control characters",
+    fields.CLAIM_ID_PATTERN: "must not be blank or hold control characters",
     fields.PROSE_PATTERN: "must not be blank or hold control characters other than tabs and line ends",
     fields.NO_NUL_PATTERN: "must not hold NUL",
 }
 
 
 class InvalidBody(ValueError):
-    """A body that the contract does not allow. `details` names what is wrong, field by field."""
+    """The contract does not allow the body. `details` says what is wrong, field by field."""
 
     def __init__(self, *details: FieldError) -> None:
         super().__init__("; ".join(f"{detail.field}: {detail.message}" for detail in details))
@@ -30,26 +34,33 @@ class InvalidBody(ValueError):
 
 
 def decode(model: type[Model], body: bytes) -> Model:
-    """Parse and validate one body; the result's `payload` is its text. Raises InvalidBody.
+    """Parse and validate one body; the `payload` of the result is the body's text. Raises InvalidBody.
 
-    Only what RFC 8259 calls JSON is taken: no NaN, no Infinity, no lone surrogates, UTF-8 only.
+    The body must be JSON as RFC 8259 defines it: no NaN, no Infinity, no lone surrogates, UTF-8 only.
     """
-    if len(body) > limits.BODY_BYTES_MAX:
-        raise _invalid(f"is {len(body):,} bytes long, at most {limits.BODY_BYTES_MAX:,} are allowed")
+    check_body_size(len(body))
     if not body:
         raise _invalid("is empty")
     try:
         payload = body.decode()
         decoded = model.model_validate_json(body, by_alias=True, by_name=False)
         if b"NaN" in body or b"Infinity" in body:
-            # pydantic lets these pass in fields it ignores; PostgreSQL and the RFC do not.
+            # pydantic lets these pass in fields that it ignores. PostgreSQL and the RFC do not.
             from_json(body, allow_inf_nan=False)
     except ValidationError as error:
         raise InvalidBody(*_field_errors(error)) from None
     except ValueError as error:
+        if body.startswith(GZIP_START):
+            raise _invalid("is compressed with gzip, and must be plain JSON") from None
         raise _invalid(f"is not JSON: {error}") from None
     decoded.with_payload(payload)
     return decoded
+
+
+def check_body_size(size_bytes: int) -> None:
+    """Raises InvalidBody for a body of so many bytes, if the contract allows no body of that size."""
+    if size_bytes > limits.BODY_BYTES_MAX:
+        raise _invalid(f"is {size_bytes:,} bytes long, at most {limits.BODY_BYTES_MAX:,} are allowed")
 
 
 def _invalid(message: str) -> InvalidBody:
@@ -57,11 +68,15 @@ def _invalid(message: str) -> InvalidBody:
 
 
 def _field_errors(error: ValidationError) -> list[FieldError]:
-    found = error.errors(include_url=False, include_input=False)
-    return [
+    details = error.errors(include_url=False, include_input=False)
+    named = [
         FieldError(field=".".join(map(str, detail["loc"])) or _WHOLE_BODY, message=_message(detail))
-        for detail in found[: limits.ERROR_DETAILS_MAX]
+        for detail in details[: limits.ERROR_DETAILS_MAX]
     ]
+    if len(details) > len(named):
+        others = len(details) - len(named)
+        named.append(FieldError(field=_WHOLE_BODY, message=f"has {others:,} more fields that are wrong"))
+    return named
 
 
 def _message(detail: ErrorDetails) -> str:
@@ -72,7 +87,7 @@ def _message(detail: ErrorDetails) -> str:
         case "value_error":
             return str(context["error"])
         case "literal_error":
-            # pydantic quotes the members of an enum as Python, with their values in quotation marks.
+            # pydantic writes the members of an enum as Python does, with their values in quotation marks.
             return "must be one of " + ", ".join(re.findall("'[^']*'", context["expected"]))
         case "json_invalid":
             return f"is not JSON: {context['error']}"

@@ -1,4 +1,4 @@
-"""What can go wrong, as the contract names it (DESIGN sections 2 and 4)."""
+"""What can go wrong, as docs/CONTRACT.md names it."""
 
 from enum import StrEnum
 
@@ -12,6 +12,7 @@ class ErrorCode(StrEnum):
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
     DOUBLE_EXPORT_NOT_FOUND = "DOUBLE_EXPORT_NOT_FOUND"
     CONFLICT = "CONFLICT"
+    RESULT_TOO_LARGE = "RESULT_TOO_LARGE"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
 
@@ -28,16 +29,22 @@ class DeadLetterCode(StrEnum):
     """The body cannot be parsed or validated."""
 
     TYPE_MISMATCH = "TYPE_MISMATCH"
-    """The property `type` contradicts the queue that the event was routed to."""
+    """The message property `type` contradicts the queue that the event was routed to."""
 
     EVENT_ID_REUSED = "EVENT_ID_REUSED"
-    """Another payload is stored under the same `eventId`."""
+    """Another event is stored under the same `eventId`."""
 
     RUN_OF_OTHER_ORGANISATION = "RUN_OF_OTHER_ORGANISATION"
     """The `runId` belongs to another organisation."""
 
+    RUN_PURGED = "RUN_PURGED"
+    """An operator removed the run for good. When that was a mistake, `export-runs unpurge` brings it back."""
+
     UNSTORABLE = "UNSTORABLE"
-    """PostgreSQL refused the values."""
+    """PostgreSQL refused the values, or ended the connection each time."""
+
+    STORE_TIMED_OUT = "STORE_TIMED_OUT"
+    """PostgreSQL could not store it for long, while it stored others: it met a lock, or was too slow."""
 
 
 class FieldError(WireModel):

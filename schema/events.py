@@ -1,17 +1,19 @@
-"""The events that exporters publish, and what a run's facts are (DESIGN section 2)."""
+"""The events that exporters publish, and the facts of a run that they tell (docs/CONTRACT.md)."""
 
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from .fields import (
     Artifact,
     Date,
+    EventClaimDetails,
     EventClaims,
     EventSkippedClaims,
+    EventTotals,
     Name,
     Override,
     RunError,
@@ -22,17 +24,19 @@ from .fields import (
 SCHEMA_VERSION: Final = 1
 
 
-def _known_version(version: int) -> int:
+def _check_version(version: int) -> int:
     if version != SCHEMA_VERSION:
         raise ValueError(f"must be {SCHEMA_VERSION}, the only version there is")
     return version
 
 
-SchemaVersion = Annotated[int, AfterValidator(_known_version)]
+SchemaVersion = Annotated[
+    int, AfterValidator(_check_version), WithJsonSchema({"type": "integer", "const": SCHEMA_VERSION})
+]
 
 
 class RunStatus(StrEnum):
-    """How far a run has come, lowest first. A run's status never goes down (DESIGN section 3)."""
+    """How far a run has come, lowest first. A run's status never goes down (docs/MERGE_RULES.md)."""
 
     PENDING = "pending"
     FAILED = "failed"
@@ -43,16 +47,26 @@ class RunStatus(StrEnum):
 FinishedStatus = Literal[RunStatus.FAILED, RunStatus.PARTIAL, RunStatus.COMPLETED]
 
 
+class RunTrigger(StrEnum):
+    """What started a run: a person, a schedule, or another program."""
+
+    MANUAL = "manual"
+    SCHEDULED = "scheduled"
+    API = "api"
+
+
 class ClaimOutcome(StrEnum):
-    """What a run did with a claim, lowest first; of several the highest counts (DESIGN section 3)."""
+    """What a run did with a claim, lowest first. Of several outcomes the highest counts (docs/MERGE_RULES.md)."""
 
     ATTEMPTED = "attempted"
     SKIPPED = "skipped"
     EXPORTED = "exported"
+    REVERSED = "reversed"
+    """It was exported, and a `reverse-export` has taken that back."""
 
 
 class CreatedFacts(WireModel):
-    """What is known of a run when it starts."""
+    """What an exporter tells of a run when it starts."""
 
     triggered_by: Name
     format: Name
@@ -61,6 +75,9 @@ class CreatedFacts(WireModel):
     period_end: Date | None = None
     retry_of_run_id: UUID | None = None
     override: Override | None = None
+    trigger: RunTrigger | None = None
+    scope: Name | None = None
+    """Which part of the organisation it is about, in the exporter's words: a chapter, a department, a cost unit."""
 
     @field_validator("period_end")
     @classmethod
@@ -72,7 +89,7 @@ class CreatedFacts(WireModel):
 
 
 class FinishedFacts(WireModel):
-    """What is known of a run when it ends."""
+    """What an exporter tells of a run when it ends."""
 
     status: FinishedStatus
     claim_ids: EventClaims
@@ -80,16 +97,20 @@ class FinishedFacts(WireModel):
     error: RunError | None = None
     artifact: Artifact | None = None
     external_ack_id: Name | None = None
+    totals: EventTotals = Field(default_factory=list)
+    claim_details: EventClaimDetails = Field(default_factory=list)
 
 
 class RunCreated(CreatedFacts):
-    """`run-created`, version 1: a run has started. `run_id` is chosen by the exporter."""
+    """`run-created`, version 1: a run has started. The exporter chooses the `run_id`."""
 
     event_id: UUID
     schema_version: SchemaVersion
     occurred_at: Time
     run_id: UUID
     org_id: Name
+    imported: bool | None = None
+    """It comes from old records: the log has the origin `import`, and the run shows `imported`."""
 
 
 class RunFinished(FinishedFacts):
@@ -100,14 +121,15 @@ class RunFinished(FinishedFacts):
     occurred_at: Time
     run_id: UUID
     org_id: Name
+    imported: bool | None = None
+    """It comes from old records: the log has the origin `import`, and the run shows `imported`."""
+
+    alert_if_imported: bool | None = None
+    """Whether a double export that an imported event makes has an alert. It is recorded all the same."""
 
 
 RUN_CREATED: Final = "run-created"
 RUN_FINISHED: Final = "run-finished"
-
-RUN_DELETED: Final = "run-deleted"
-RUN_PURGED: Final = "run-purged"
-"""These two stand in the event log only: nobody publishes them."""
 
 EVENTS: Final[dict[str, type[RunCreated] | type[RunFinished]]] = {RUN_CREATED: RunCreated, RUN_FINISHED: RunFinished}
 """Every event type that may be published, with its model."""

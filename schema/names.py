@@ -1,4 +1,4 @@
-"""Names on the broker, the same for publishers, clients and the worker (DESIGN section 2)."""
+"""Names on the broker, the same for publishers, clients and the worker."""
 
 from typing import Final
 
@@ -9,19 +9,27 @@ UNROUTABLE_EXCHANGE: Final = "export-runs.unroutable"
 UNROUTABLE_QUEUE: Final = "export-runs.unroutable"
 ALERTS_EXCHANGE: Final = "export-runs.alerts"
 ALERTS_QUEUE: Final = "export-runs.alerts"
+UNROUTABLE_ALERTS_EXCHANGE: Final = "export-runs.alerts.unroutable"
 
 CONTENT_TYPE: Final = "application/json"
 
 DIRECT_REPLY_TO: Final = "amq.rabbitmq.reply-to"
-"""What a client puts into `reply_to`; the broker hands the worker `amq.rabbitmq.reply-to.<token>`."""
+"""A client puts this into `reply_to`; RabbitMQ hands the worker `amq.rabbitmq.reply-to.<token>` instead."""
 
 DIRECT_REPLY_PREFIX: Final = DIRECT_REPLY_TO + "."
 SERVER_NAMED_PREFIX: Final = "amq.gen-"
+
+TIMESTAMP_HEADER: Final = "timestamp_in_ms"
+"""When RabbitMQ received a message, in milliseconds since 1970, if it is configured to note that
+(`set_header_timestamp`). A client may set it as well, so it may be forged."""
 
 ERROR_CODE_HEADER: Final = "x-error-code"
 ERROR_DETAIL_HEADER: Final = "x-error-detail"
 FAILED_AT_HEADER: Final = "x-failed-at"
 ORIGINAL_QUEUE_HEADER: Final = "x-original-queue"
+
+TIMES_PARKED_HEADER: Final = "x-times-parked"
+"""How often RabbitMQ has kept an event for the worker that had no room for it, after it could not be stored."""
 
 
 def event_queue(event_type: str) -> str:
@@ -30,8 +38,13 @@ def event_queue(event_type: str) -> str:
 
 
 def dead_letter_queue(event_type: str) -> str:
-    """The queue that holds the events of one type which could not be processed."""
+    """The queue that holds the dead letters of one event type: events that could not be processed."""
     return f"{event_queue(event_type)}.dead"
+
+
+def parked_queue(event_type: str) -> str:
+    """The queue that holds events of one type for a while before RabbitMQ delivers them again."""
+    return f"{event_queue(event_type)}.parked"
 
 
 def rpc_queue(operation: str) -> str:

@@ -1,6 +1,7 @@
-"""The SQL of the service: `migrations/` make the schema, `queries/` use it.
+"""The SQL of the service: `migrations/` make the tables, `queries/` use them.
 
-This loader is the only reader of both. A query is found by its file's name: `sql.query("check_claims")`.
+This loader is the only reader of both. A query is found by the name of its file: `sql.query("get_run")` reads
+`queries/get_run.sql`.
 """
 
 import hashlib
@@ -8,6 +9,12 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Final
+
+from .statements import split_statements
+
+NO_TRANSACTION: Final = "-- no transaction"
+"""The first line of a migration whose statements cannot or should not share one transaction."""
 
 _HERE = Path(__file__).parent
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -15,20 +22,36 @@ _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step of the schema, applied once, in the order of the versions.
+    """One step that changes the tables, applied once, in the order of the versions.
 
-    Migrations go forward only: what a step did wrong, a later step mends. An applied file is never edited,
-    and `sha256` is how an edit is found out.
+    Migrations go forward only: what a step did wrong, a later step mends. A file that was applied is never edited;
+    `sha256` reveals an edit.
     """
 
     version: int
     name: str
-    statements: str
+    text: str
 
     @property
     def sha256(self) -> str:
-        """The digest of the file's text, hexadecimal."""
-        return hashlib.sha256(self.statements.encode()).hexdigest()
+        """The digest of the file's text, in hexadecimal digits."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether all statements are applied in one transaction, which is the rule.
+
+        The others are committed one by one, so each of them must do nothing when it is repeated.
+        """
+        return not self.text.startswith(NO_TRANSACTION)
+
+    @property
+    def statements(self) -> list[str]:
+        """The statements of the file, in their order."""
+        return split_statements(self.text)
+
+    def __str__(self) -> str:
+        return f"migration {self.version:04} ({self.name})"
 
 
 @cache
@@ -43,11 +66,11 @@ def query_names() -> list[str]:
 
 
 def migrations(folder: Path = _HERE / "migrations") -> list[Migration]:
-    """The migrations in a folder, in order. Raises ValueError where a name or the numbering is wrong."""
-    found: list[Migration] = []
+    """The migrations in a folder, in order. Raises ValueError for a wrong name or a gap in the numbers."""
+    steps: list[Migration] = []
     for position, path in enumerate(sorted(folder.glob("*.sql")), start=1):
         name = _MIGRATION_NAME.fullmatch(path.name)
         if name is None or int(name[1]) != position:
             raise ValueError(f"{path.name}: expected {position:04}_<name>.sql")
-        found.append(Migration(position, name[2], path.read_text(encoding="utf-8")))
-    return found
+        steps.append(Migration(position, name[2], path.read_text(encoding="utf-8")))
+    return steps

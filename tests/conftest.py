@@ -1,34 +1,73 @@
-"""A real RabbitMQ and a real PostgreSQL for every test that needs them, one empty database a test."""
+"""A real RabbitMQ and a real PostgreSQL for every test that needs them, and one empty database per test.
+
+Each process that runs tests starts both for itself.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import gc
+import os
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import aio_pika
 import asyncpg
+import hypothesis
+import hypothesis.internal.observability
 import pytest
+from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 import sql
-from handlers.connection import Connection
-from local.services import Services, services
+from local.services import AMQP_URL, DATABASE_URL, Services, services
+from sql.connection import Connection
 from tests.wire import POLL_S, WAIT_S, Wire
-from worker.database import Pool, open_pool, server_settings
-from worker.migrations import migrate
-from worker.routes import DATABASE_CONNECTIONS_MAX
-from worker.session import run_sessions
+from worker.broker.malformed_frames import tolerate_malformed_properties
+from worker.broker.topology import TOPOLOGY, Topology
+from worker.database.migrations import migrate
+from worker.database.pool import Pool, open_pool, session_settings
+from worker.monitoring.health import Health
+from worker.session import DEFAULT_PARTS, WorkerParts, run_sessions
 from worker.settings import DatabaseSettings, WorkerSettings
-from worker.topology import QUEUES
+
+tolerate_malformed_properties()
+
+# The machine does other work too: no example has to be quick.
+hypothesis.settings.register_profile("export-runs", deadline=None)
+hypothesis.settings.load_profile("export-runs")
+
+DATABASE_CONNECTIONS_MAX = DEFAULT_PARTS.database_connections_max
 
 TEMPLATE = f"export_runs_test_template_{uuid4().hex[:8]}"
+
+TEST_PROCESSES = 3
+"""The tests wait more than they compute, so two cores can serve three processes."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` starts. Where the services are given, there is one: each test empties the queues."""
+    return 1 if os.environ.get(AMQP_URL) or os.environ.get(DATABASE_URL) else TEST_PROCESSES
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Collect no garbage while a report is made.
+
+    A report parses source code, and so does the traceback that asyncio logs when an object is collected. Python 3.11
+    raises SystemError where the two meet.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
 def running_services() -> Iterator[Services]:
-    """Both services, for the whole run."""
+    """Both services. They run until the last test has ended."""
     with services() as running:
         yield running
 
@@ -40,15 +79,13 @@ def with_database(url: str, name: str) -> str:
 
 @pytest.fixture(scope="session")
 def template_url(running_services: Services) -> Iterator[str]:
-    """The server's URL, once it has a migrated database that each test's own is cloned from."""
+    """The server's URL. The server has a migrated database, from which the database of each test is cloned."""
 
     async def make() -> None:
         admin = await asyncpg.connect(running_services.database_url)
         await admin.execute(f"CREATE DATABASE {TEMPLATE}")
         await admin.close()
-        connection = await asyncpg.connect(with_database(running_services.database_url, TEMPLATE))
-        await migrate(connection, sql.migrations())
-        await connection.close()
+        await migrate(database_settings(with_database(running_services.database_url, TEMPLATE)), sql.migrations())
 
     async def drop() -> None:
         admin = await asyncpg.connect(running_services.database_url)
@@ -62,7 +99,7 @@ def template_url(running_services: Services) -> Iterator[str]:
 
 @asynccontextmanager
 async def cloned_database(template_url: str) -> AsyncIterator[str]:
-    """A clone of the template, gone afterwards."""
+    """Clone the template, and drop the clone at the end."""
     name = f"export_runs_test_{uuid4().hex}"
     admin = await asyncpg.connect(template_url)
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
@@ -74,6 +111,17 @@ async def cloned_database(template_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+async def empty_url(running_services: Services) -> AsyncIterator[str]:
+    """A database without tables."""
+    name = f"export_runs_test_{uuid4().hex}"
+    admin = await asyncpg.connect(running_services.database_url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    yield with_database(running_services.database_url, name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
 async def database_url(template_url: str) -> AsyncIterator[str]:
     """A migrated database of this test's own."""
     async with cloned_database(template_url) as url:
@@ -82,7 +130,7 @@ async def database_url(template_url: str) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 def shared_url(template_url: str) -> Iterator[str]:
-    """One database for the tests of a file: to clone one for each would take longer than they do."""
+    """One database for all tests of a file. To clone one for each of them would take longer than the tests do."""
     loop = asyncio.new_event_loop()
     database = cloned_database(template_url)
     yield loop.run_until_complete(database.__aenter__())
@@ -92,10 +140,12 @@ def shared_url(template_url: str) -> Iterator[str]:
 
 @pytest.fixture
 async def emptied_url(shared_url: str) -> str:
-    """The same, with nothing in it; the log refuses this to everybody else."""
+    """The same database, without rows. Replica mode switches off the trigger that refuses to delete log entries."""
     connection = await asyncpg.connect(shared_url, server_settings={"session_replication_role": "replica"})
     await connection.execute(
-        "DELETE FROM claim_leases; DELETE FROM claim_overrides; DELETE FROM double_exports;"
+        "DELETE FROM claim_leases; DELETE FROM claim_overrides; DELETE FROM double_exported_claims;"
+        "DELETE FROM repeated_claims; DELETE FROM alerts; DELETE FROM double_exports;"
+        "DELETE FROM export_reversals; DELETE FROM claim_reversals; DELETE FROM reversal_grants;"
         "DELETE FROM export_run_events; DELETE FROM export_runs; DELETE FROM export_run_claims"
     )
     await connection.close()
@@ -111,19 +161,18 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
 
 
 async def connected(database_url: str) -> "asyncpg.Connection[asyncpg.Record]":
-    """A connection with what the worker asks of PostgreSQL: other plans may take a hundred times as long."""
-    settings = DatabaseSettings.model_validate({"database_url": database_url})
-    asked = {**server_settings(settings), "application_name": "a test"}
-    return await asyncpg.connect(database_url, server_settings=asked)
+    """A connection with the worker's settings: with other plans a query may take a hundred times as long."""
+    settings = {**session_settings(database_settings(database_url)), "application_name": "a test"}
+    return await asyncpg.connect(database_url, server_settings=settings)
 
 
 @pytest.fixture
 async def amqp_url(running_services: Services) -> str:
-    """A broker whose queues, if they are there, are empty: declaring quorum queues anew takes a second."""
-    connection = await aio_pika.connect(running_services.amqp_url, timeout=10)
+    """A broker with empty queues. They are purged, not deleted: to declare quorum queues takes a second."""
+    connection = await aio_pika.connect(running_services.amqp_url, timeout=WAIT_S)
     async with connection:
         channel = await connection.channel()
-        for queue in QUEUES:
+        for queue in TOPOLOGY.queues:
             try:
                 await (await channel.get_queue(queue.name, ensure=False)).purge()
             except ChannelNotFoundEntity:
@@ -137,8 +186,13 @@ def settings(amqp_url: str, database_url: str) -> WorkerSettings:
     return worker_settings(amqp_url, database_url)
 
 
+def database_settings(database_url: str) -> DatabaseSettings:
+    """The settings of a command that needs no broker."""
+    return DatabaseSettings.model_validate({"database_url": database_url})
+
+
 def worker_settings(amqp_url: str, database_url: str, **others: Any) -> WorkerSettings:
-    """Settings as the environment would give them."""
+    """The worker's settings, with the values that the environment variables would have."""
     return WorkerSettings.model_validate({"amqp_url": amqp_url, "database_url": database_url, **others})
 
 
@@ -150,24 +204,33 @@ async def pool(settings: WorkerSettings) -> AsyncIterator[Pool]:
 
 
 @asynccontextmanager
-async def running_worker(settings: WorkerSettings, pool: Pool) -> AsyncIterator[None]:
-    """A worker in this process; it must end by itself when told to stop."""
+async def running_worker(
+    settings: WorkerSettings, pool: Pool, parts: WorkerParts = DEFAULT_PARTS
+) -> AsyncIterator[None]:
+    """Run a worker in this process. At the end it is asked to stop, and must do so within `shutdown_s`."""
     stopping = asyncio.Event()
-    worker = asyncio.create_task(run_sessions(settings, pool, stopping))
+    worker = asyncio.create_task(run_sessions(settings, pool, parts, stopping, Health()))
     try:
-        await _declared(settings.amqp_url.get_secret_value())
+        await _until_declared(settings.amqp_urls, parts.topology_for(settings))
         yield
     finally:
         stopping.set()
         await asyncio.wait_for(worker, settings.shutdown_s)
 
 
-async def _declared(amqp_url: str) -> None:
-    """Wait for the queues that a worker declares; what is sent from then on is not lost."""
-    connection = await aio_pika.connect(amqp_url, timeout=10)
-    async with connection, asyncio.timeout(WAIT_S):
+async def _connect_to_one_of(amqp_urls: Sequence[str]) -> AbstractConnection:
+    *others, last = amqp_urls
+    for url in others:
+        with suppress(aio_pika.exceptions.AMQPError, OSError):
+            return await aio_pika.connect(url, timeout=WAIT_S)
+    return await aio_pika.connect(last, timeout=WAIT_S)
+
+
+async def _until_declared(amqp_urls: Sequence[str], topology: Topology) -> None:
+    """Wait for the queues that a worker declares. A message that is published from then on is not lost."""
+    async with await _connect_to_one_of(amqp_urls) as connection, asyncio.timeout(WAIT_S):
         channel = await connection.channel()
-        for queue in QUEUES:
+        for queue in topology.queues:
             while True:
                 try:
                     await channel.declare_queue(queue.name, passive=True)

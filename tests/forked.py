@@ -1,7 +1,7 @@
-"""Run `export-runs` in a process forked from one that has imported it already.
+"""Run `export-runs` in a process that is forked from one that has imported it already.
 
-Importing takes most of a command's time, and tests of a tool run it often. Everything else is as it is for any
-command: a process of its own, an environment, an exit code.
+Its imports take most of a command's time, and some tests run many commands. Everything else is as for any command: a
+process of its own, an environment, an exit code.
 """
 
 import asyncio
@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from cli.main import main
 from tests.commands import COMMAND_TIMEOUT_S, Finished, environment
-from worker import console
-from worker.cli import app
 from worker.settings import WorkerSettings
 
 _PROCESSES: Final = multiprocessing.get_context("forkserver")
@@ -22,7 +21,7 @@ _PROCESSES.set_forkserver_preload([__name__])
 
 
 async def forked_export_runs(*arguments: str, settings: WorkerSettings, **variables: str) -> Finished:
-    """Run a command to its end."""
+    """Run `export-runs` with these arguments until it ends, for at most COMMAND_TIMEOUT_S."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         process = _PROCESSES.Process(
@@ -45,5 +44,4 @@ def _run(arguments: Sequence[str], variables: dict[str, str], out: str, err: str
     os.environ.update(variables)
     for path, descriptor in ((os.devnull, 0), (out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), descriptor)
-    console.out.width = console.err.width = int(variables["COLUMNS"])
-    app(list(arguments), prog_name="export-runs")
+    main(list(arguments))

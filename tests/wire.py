@@ -1,4 +1,4 @@
-"""A client that knows nothing but the contract: names, JSON, AMQP properties. It imports nothing of ours."""
+"""A client that knows only the contract: names, JSON, AMQP properties. It imports nothing of the product."""
 
 import asyncio
 import json
@@ -13,45 +13,48 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
 Json = dict[str, Any]
 
-WAIT_S = 20
+WAIT_S = 60
+"""Nobody waits so long where all is well; the machine does other work too."""
 POLL_S = 0.02
 
 
 def now() -> str:
-    """An RFC 3339 time."""
+    """The time now, in the form of RFC 3339."""
     return datetime.now(UTC).isoformat()
+
+
+def _event(**fields: Any) -> Json:
+    """The fields that events of both types have, and these."""
+    return {
+        "eventId": str(uuid4()),
+        "schemaVersion": 1,
+        "occurredAt": now(),
+        "runId": str(uuid4()),
+        "orgId": "org-1",
+        **fields,
+    }
 
 
 def run_created(**fields: Any) -> Json:
     """A valid run-created, with these fields in place of its own."""
-    return {
-        "eventId": str(uuid4()),
-        "schemaVersion": 1,
-        "occurredAt": now(),
-        "runId": str(uuid4()),
-        "orgId": "org-1",
-        "triggeredBy": "alice",
-        "format": "csv",
-        **fields,
-    }
+    return _event(**{"triggeredBy": "alice", "format": "csv", **fields})
 
 
 def run_finished(**fields: Any) -> Json:
     """A valid run-finished, with these fields in place of its own."""
-    return {
-        "eventId": str(uuid4()),
-        "schemaVersion": 1,
-        "occurredAt": now(),
-        "runId": str(uuid4()),
-        "orgId": "org-1",
-        "status": "completed",
-        "claimIds": ["c-1", "c-2"],
-        **fields,
-    }
+    return _event(**{"status": "completed", "claimIds": ["c-1", "c-2"], **fields})
+
+
+async def next_message(queue: AbstractQueue) -> AbstractIncomingMessage:
+    """Wait until a queue has a message, and take it out."""
+    async with asyncio.timeout(WAIT_S):
+        while (message := await queue.get(fail=False, no_ack=True)) is None:
+            await asyncio.sleep(POLL_S)
+    return message
 
 
 class Wire:
-    """Publishes events, asks, and looks into queues."""
+    """Publishes events, sends requests, and reads queues."""
 
     def __init__(self, channel: AbstractChannel) -> None:
         self.channel = channel
@@ -60,8 +63,8 @@ class Wire:
     @classmethod
     @asynccontextmanager
     async def connect(cls, amqp_url: str) -> AsyncIterator["Wire"]:
-        """Connect, and listen for direct replies."""
-        connection = await aio_pika.connect(amqp_url, timeout=10)
+        """Connect, and consume direct replies."""
+        connection = await aio_pika.connect(amqp_url, timeout=WAIT_S)
         async with connection:
             wire = cls(await connection.channel(on_return_raises=True))
             direct = await wire.channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
@@ -69,7 +72,9 @@ class Wire:
             yield wire
 
     async def _take(self, reply: AbstractIncomingMessage) -> None:
-        self._replies.pop(reply.correlation_id or "").set_result(reply)
+        future = self._replies.pop(reply.correlation_id or "")
+        if not future.done():  # or whoever asked has given up
+            future.set_result(reply)
 
     async def ready(self) -> None:
         """Wait until a worker answers."""
@@ -84,7 +89,7 @@ class Wire:
     async def publish(
         self, event_type: str, body: Json | bytes, *, exchange: str = "export-runs.events", **properties: Any
     ) -> None:
-        """Publish an event; returns when the broker has confirmed it."""
+        """Publish an event. Returns when the broker has confirmed it."""
         message = aio_pika.Message(
             body if isinstance(body, bytes) else json.dumps(body).encode(),
             **{
@@ -99,9 +104,9 @@ class Wire:
         await target.publish(message, event_type)
 
     async def ask(self, operation: str, body: Json | bytes, *, wait_s: float = WAIT_S, **properties: Any) -> Json:
-        """Ask over direct reply-to, and return the whole reply."""
+        """Send a request with direct reply-to, and return the whole reply. Raises TimeoutError after `wait_s`."""
         correlation_id = str(uuid4())
-        waiting = self._replies[correlation_id] = asyncio.get_running_loop().create_future()
+        future = self._replies[correlation_id] = asyncio.get_running_loop().create_future()
         message = aio_pika.Message(
             body if isinstance(body, bytes) else json.dumps(body).encode(),
             **{
@@ -113,20 +118,25 @@ class Wire:
         )
         target = await self.channel.get_exchange("export-runs.rpc", ensure=False)
         await target.publish(message, operation)
-        reply = await asyncio.wait_for(waiting, wait_s)
+        reply = await asyncio.wait_for(future, wait_s)
         assert reply.content_type == "application/json"
         answer: Json = json.loads(reply.body)
         return answer
 
     async def result(self, operation: str, **body: Any) -> Json:
-        """Ask, and return the result. There must be one."""
+        """Send a request and return its result. The reply must not be an error."""
         reply = await self.ask(operation, body)
         assert reply["ok"] is True, reply
         result: Json = reply["result"]
         return result
 
+    async def check(self, org_id: str, *claim_ids: str) -> Json:
+        """The three lists of a check, without what it says of its time."""
+        checked = await self.result("check-claims", orgId=org_id, claimIds=claim_ids)
+        return {name: checked[name] for name in ("exported", "reserved", "unexported")}
+
     async def error(self, operation: str, body: Json | bytes, **properties: Any) -> Json:
-        """Ask, and return the error. There must be one, well formed."""
+        """Send a request and return its error. The reply must be a well-formed error."""
         reply = await self.ask(operation, body, **properties)
         assert reply["ok"] is False, reply
         error: Json = reply["error"]
@@ -135,12 +145,12 @@ class Wire:
         return error
 
     async def run(self, run_id: str) -> Json | None:
-        """One run, or None."""
+        """A run, or None if the service does not know it."""
         reply = await self.ask("get-export-run-by-id", {"runId": run_id})
         return reply["result"] if reply["ok"] else None
 
     async def until_run(self, run_id: str, **facts: Any) -> Json:
-        """Wait until a run is known and has these facts."""
+        """Wait until the service knows a run, and its fields have these values."""
         async with asyncio.timeout(WAIT_S):
             while True:
                 run = await self.run(run_id)
@@ -149,19 +159,20 @@ class Wire:
                 await asyncio.sleep(POLL_S)
 
     async def take_from(self, queue: str) -> AbstractIncomingMessage:
-        """Wait for a message in a queue, and take it."""
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                found = await (await self._queue(queue)).get(fail=False, no_ack=True)
-                if found is not None:
-                    return found
-                await asyncio.sleep(POLL_S)
+        """Wait until a queue has a message, and take it out."""
+        return await next_message(await self._queue(queue))
 
     async def count_in(self, queue: str) -> int:
-        """How many messages stand ready in a queue."""
+        """How many messages of a queue are ready. Messages that a consumer holds are not counted."""
         count = (await self._queue(queue, passive=True)).declaration_result.message_count
         assert count is not None
         return count
+
+    async def until_count(self, queue: str, count: int) -> None:
+        """Wait until a queue has this many messages that are ready."""
+        async with asyncio.timeout(WAIT_S):
+            while await self.count_in(queue) != count:
+                await asyncio.sleep(POLL_S)
 
     async def _queue(self, name: str, *, passive: bool = False) -> AbstractQueue:
         return await self.channel.get_queue(name, ensure=passive)

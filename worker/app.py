@@ -1,39 +1,68 @@
-"""The worker put together: settings in, sessions running, signals obeyed."""
+"""A worker from its start to its end: logs, signals, the pool, the schema, the sessions."""
 
 import asyncio
-import signal
-from typing import Final
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import structlog
 
-import sql
-from worker import logs
-from worker.database import Failure, Pool, meaning_of, open_pool
+from worker import logs, metrics
+from worker.broker.link import CONNECTION_ERRORS
+from worker.broker.misconfiguration import misconfiguration as broker_misconfiguration
+from worker.broker.topology import declare
+from worker.database.errors import DatabaseRefused, Failure, meaning_of
+from worker.database.misconfiguration import misconfiguration as database_misconfiguration
+from worker.database.pool import Pool, acquire, gate_of, open_pool
 from worker.logs import describe
-from worker.migrations import MigrationRefused, pending
-from worker.routes import DATABASE_CONNECTIONS_MAX
-from worker.session import run_sessions
-from worker.settings import WorkerSettings
-from worker.watchdog import end_if_blocked
-
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+from worker.monitoring.health import Health, Report, log_start, set_build_info
+from worker.monitoring.http_server import http_server
+from worker.monitoring.reports import answer_supervisor
+from worker.process import end_if_blocked, stop_at_end_of_input, stop_on_signals
+from worker.routes import Part
+from worker.session import DEFAULT_PARTS, WorkerParts, run_sessions
+from worker.settings import AMQP_URL, DATABASE_URL, Misconfiguration, WorkerSettings
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-async def run_worker(settings: WorkerSettings) -> bool:
-    """Run until SIGTERM or SIGINT; whether everything in hand was finished in time.
+async def run_worker(
+    settings: WorkerSettings,
+    parts: WorkerParts = DEFAULT_PARTS,
+    *,
+    only: Part | None = None,
+    supervisor: int | None = None,
+) -> bool:
+    """Run in this process until SIGTERM or SIGINT. Returns whether everything in hand was finished in time.
 
-    The second signal ends the process at once. Raises TopologyMismatch or MigrationRefused where somebody has
-    to mend the broker or the database first.
+    With `only`, it does the work of one part. A second signal ends the process at once. One with a `supervisor`, which
+    asks for reports on this file descriptor, stops at the end of its standard input too, and leaves it to the
+    supervisor to end it at once, and to answer on the HTTP port. Raises TopologyMismatch,
+    DatabaseRefused or Misconfiguration where somebody must first mend RabbitMQ's queues, the database's schema, or a
+    URL and its permissions.
     """
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, part=only)
+    if only is not None:
+        parts = replace(parts, routes=parts.routes.only(only))
     stopping = asyncio.Event()
-    _stop_on_signals(stopping)
-    watching = asyncio.create_task(end_if_blocked())
-    async with open_pool(settings, DATABASE_CONNECTIONS_MAX) as pool:
-        await _check_schema(pool)
-        sessions = asyncio.create_task(run_sessions(settings, pool, stopping))
+    health = Health()
+    set_build_info()
+    if supervisor is not None:
+        stop_on_signals(stopping, on_next=lambda number: None)
+        stop_at_end_of_input(stopping, sys.stdin.fileno())
+    else:
+        log_start(settings)
+        stop_on_signals(stopping)
+    watchdog = asyncio.create_task(end_if_blocked(parts.limits.loop_blocked_max_s))
+    async with (
+        _reporting(settings, only or "all", supervisor, health),
+        open_pool(settings, parts.database_connections_max) as pool,
+    ):
+        metrics.POOL_CONNECTIONS.labels("idle").set_function(pool.get_idle_size)
+        metrics.POOL_CONNECTIONS.labels("in_use").set_function(lambda: pool.get_size() - pool.get_idle_size())
+        await _check_database(settings, pool)
+        sessions = asyncio.create_task(run_sessions(settings, pool, parts, stopping, health))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({sessions, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -45,35 +74,65 @@ async def run_worker(settings: WorkerSettings) -> bool:
             await asyncio.wait({sessions}, timeout=settings.shutdown_s)
             return False
         sessions.result()
-    watching.cancel()
+    watchdog.cancel()
     log.info("worker_stopped")
     return True
 
 
-def _stop_on_signals(stopping: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
+@asynccontextmanager
+async def _reporting(
+    settings: WorkerSettings, name: str, supervisor: int | None, health: Health
+) -> AsyncIterator[None]:
+    """Answer whoever asks how this process is: the supervisor, or, where there is none, the HTTP port."""
+    if supervisor is not None:
+        answering = asyncio.create_task(answer_supervisor(supervisor, name, health))
+        try:
+            yield
+        finally:
+            answering.cancel()
+        return
 
-    def stop() -> None:
-        log.info("worker_stopping")
-        stopping.set()
-        for number in STOP_SIGNALS:
-            loop.remove_signal_handler(number)  # the next one kills
+    async def reports() -> list[Report]:
+        return [Report.of(name, health.obstacles())]
 
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop)
+    async with http_server(settings, reports):
+        yield
 
 
-async def _check_schema(pool: Pool) -> None:
-    """Raises MigrationRefused unless the schema is this version's. A database that is away is waited for later."""
+async def check_services(settings: WorkerSettings, parts: WorkerParts = DEFAULT_PARTS) -> None:
+    """Look once whether a worker could start.
+
+    Raises TopologyMismatch, DatabaseRefused or Misconfiguration. A service that is away is no error.
+    """
+    await asyncio.gather(_check_database_alone(settings), _check_broker(settings, parts))
+
+
+async def _check_database_alone(settings: WorkerSettings) -> None:
+    async with open_pool(settings, 1) as pool:
+        await _check_database(settings, pool)
+
+
+async def _check_broker(settings: WorkerSettings, parts: WorkerParts) -> None:
     try:
-        async with pool.acquire() as connection:
-            missing = await pending(connection, sql.migrations())
-    except MigrationRefused:
+        async with parts.open_link(settings, "starting", lambda reason: None, confirms=False) as link:
+            await declare(link.channel, parts.topology_for(settings))
+    except CONNECTION_ERRORS as error:
+        if sentence := broker_misconfiguration(error):
+            raise Misconfiguration(AMQP_URL, sentence) from error
+
+
+async def _check_database(settings: WorkerSettings, pool: Pool) -> None:
+    """Raises DatabaseRefused where the database does not fit this version, Misconfiguration where it refuses the URL or
+    its role. One that is away is no error: it is checked before its first use.
+    """
+    try:
+        async with acquire(pool) as connection:
+            await gate_of(settings).check(connection)
+    except DatabaseRefused:
         raise
     except Exception as error:
+        if sentence := database_misconfiguration(error):
+            raise Misconfiguration(DATABASE_URL, sentence) from error
         if meaning_of(error) is not Failure.UNAVAILABLE:
             raise
         log.warning("database_unavailable", **describe(error))
-        return
-    if missing:
-        raise MigrationRefused(f"{len(missing)} migrations are missing: run `export-runs migrate` first")

@@ -1,19 +1,64 @@
-"""Configuration: the environment, and nothing else (DESIGN section 5).
+"""Configuration: the environment, and nothing else. docs/OPERATIONS.md lists every variable.
 
-Every variable starts with EXPORT_RUNS_. The two URLs are required, the rest has defaults. Bounds that no
-operator has a reason to move are constants where they are used.
+Every variable starts with EXPORT_RUNS_. The two URLs are required, the rest has defaults. Bounds that no operator has
+a reason to move are in worker/limits.py.
+
+A URL is checked before anybody connects. A password that is not percent-encoded moves the borders between the parts of
+a URL: a library then takes a piece of the password for the port, the host or the path, and quotes it in an error. So no
+sentence here quotes the URL.
 """
 
-from typing import Annotated, Final, Literal
+import random
+import re
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import parse_qsl
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schema.limits import STALE_RUN_AGE_S_MAX
 
 STATEMENT_TIMEOUT_MAX_S: Final = 10
 
+AMQP_URL: Final = "EXPORT_RUNS_AMQP_URL"
+DATABASE_URL: Final = "EXPORT_RUNS_DATABASE_URL"
+HTTP_PORT: Final = "EXPORT_RUNS_HTTP_PORT"
+
+PORT_MAX: Final = 65_535
+
+AMQP_URLS_MAX: Final = 16
+
+_ENCODE: Final = (
+    "a user name or password with a special character must be percent-encoded: / as %2F, @ as %40, # as %23, "
+    "? as %3F, [ as %5B"
+)
+_URL: Final = re.compile(r"([a-z]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
+_IPV6: Final = r"\[(?P<ipv6>[0-9A-Fa-f:.]+)\]"
+_PORT: Final = r"(?::(?P<port>\d+))?"
+_AMQP_ADDRESS: Final = re.compile(rf"(?:{_IPV6}|[A-Za-z0-9._-]+){_PORT}", re.ASCII)
+_POSTGRESQL_ADDRESS: Final = re.compile(rf"(?:{_IPV6}|[A-Za-z0-9._%-]*){_PORT}", re.ASCII)
+"""The host may be missing: then it is a parameter, or a socket on this machine."""
+
 _ENVIRONMENT = SettingsConfigDict(env_prefix="EXPORT_RUNS_", frozen=True, hide_input_in_errors=True)
+
+
+class Misconfiguration(Exception):
+    """A variable of the environment is wrong, as a service says; the message names both, and no password."""
+
+    def __init__(self, variable: str, sentence: str) -> None:
+        super().__init__(f"{variable}: {sentence}")
+
+
+def _are_amqp_urls(urls: SecretStr) -> SecretStr:
+    check_amqp_urls(urls.get_secret_value())
+    return urls
+
+
+def _is_database_url(url: SecretStr) -> SecretStr:
+    check_database_url(url.get_secret_value())
+    return url
 
 
 class BrokerSettings(BaseSettings):
@@ -21,14 +66,26 @@ class BrokerSettings(BaseSettings):
 
     model_config = _ENVIRONMENT
 
-    amqp_url: Annotated[SecretStr, Field(min_length=1)]
-    """`amqp://user:password@host:port/vhost`, or `amqps://`."""
+    amqp_url: Annotated[SecretStr, Field(min_length=1), AfterValidator(_are_amqp_urls)]
+    """`amqp://user:password@host:port/vhost`, or `amqps://`. Of a cluster, one for each node, with commas between."""
 
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
-    """For opening a connection, to RabbitMQ or to PostgreSQL."""
+    """Opening a connection may take this long, to RabbitMQ or to PostgreSQL. The nodes of a cluster share it."""
 
     heartbeat_s: Annotated[int, Field(ge=1, le=600)] = 10
-    """A frozen broker is noticed after three times this, and three seconds."""
+    """How often RabbitMQ and the worker show that they are alive. A frozen connection is noticed after three times this
+    and three seconds."""
+
+    @property
+    def amqp_urls(self) -> tuple[str, ...]:
+        """The URLs in `amqp_url`, in their order."""
+        return _split_urls(self.amqp_url.get_secret_value())
+
+    def from_random_url(self) -> Self:
+        """The same, with another of the URLs first: so workers do not all connect to one node."""
+        urls = self.amqp_urls
+        first = random.randrange(len(urls))
+        return self.model_copy(update={"amqp_url": SecretStr(",".join(urls[first:] + urls[:first]))})
 
 
 class DatabaseSettings(BaseSettings):
@@ -36,7 +93,7 @@ class DatabaseSettings(BaseSettings):
 
     model_config = _ENVIRONMENT
 
-    database_url: Annotated[SecretStr, Field(min_length=1)]
+    database_url: Annotated[SecretStr, Field(min_length=1), AfterValidator(_is_database_url)]
     """`postgresql://user:password@host:port/database`."""
 
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
@@ -47,27 +104,43 @@ class DatabaseSettings(BaseSettings):
     lock_timeout_s: Annotated[float, Field(gt=0, le=600)] = 5
     """PostgreSQL ends a statement that waits longer for a lock."""
 
-    statement_cache_size: Annotated[int, Field(ge=0, le=10_000)] = 100
-    """Prepared statements a connection keeps; 0 behind pgbouncer in transaction mode."""
+    transaction_pooling: bool = False
+    """Whether `database_url` leads to pgbouncer, or another pooler, in transaction mode."""
 
     purge_enabled: bool = False
     """Whether `export-runs purge` may remove a run for good."""
 
 
-class WorkerSettings(BrokerSettings, DatabaseSettings):
+class HttpSettings(BaseSettings):
+    """Where a worker answers by HTTP how it is."""
+
+    model_config = _ENVIRONMENT
+
+    http_port: Annotated[int, Field(ge=1, le=PORT_MAX)] | None = None
+    """Where `/livez`, `/readyz` and `/metrics` are answered. Without it, nowhere."""
+
+    http_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address of that port. The default cannot be reached from other machines."""
+
+
+class WorkerSettings(BrokerSettings, DatabaseSettings, HttpSettings):
     """What the worker needs."""
 
     request_deadline_s: Annotated[float, Field(gt=0, le=600)] = 30
-    """How long the caller of a request without an `expiration` is taken to wait."""
+    """How long the worker supposes the caller of a request without an `expiration` to wait."""
 
     reply_queue_prefixes: Annotated[tuple[str, ...], NoDecode] = ("reply.",)
-    """Comma-separated. Replies go to direct reply-to, to server-named queues, and to queues named like this."""
+    """Comma-separated. Replies go to direct reply-to addresses, to queues that RabbitMQ or aio-pika named, and to
+    queues whose names begin with one of these."""
+
+    rpc_queue_type: Literal["classic", "quorum"] = "classic"
+    """The type of the request queues. On a cluster, quorum queues are there when the node of a classic one is not."""
 
     stale_run_s: Annotated[int, Field(ge=1, le=STALE_RUN_AGE_S_MAX)] = 86_400
-    """The log warns of runs that started so long ago and have not ended."""
+    """The log warns of runs that started longer ago than this and have not ended."""
 
     shutdown_s: Annotated[float, Field(gt=0, le=600)] = 20
-    """How long finishing what is in hand may take after SIGTERM or SIGINT."""
+    """How long the worker may take, after SIGTERM or SIGINT, to finish what is in hand."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -85,3 +158,70 @@ class WorkerSettings(BrokerSettings, DatabaseSettings):
             if prefix.startswith("export-runs.") or "export-runs.".startswith(prefix):
                 raise ValueError("must not let replies into the queues of the service")
         return prefixes
+
+
+def check_amqp_urls(urls: str) -> None:
+    """Raises ValueError if these are not URLs of brokers, at most AMQP_URLS_MAX; its text quotes nothing of them."""
+    split = _split_urls(urls)
+    if len(split) > AMQP_URLS_MAX:
+        raise ValueError(f"must hold at most {AMQP_URLS_MAX} URLs")
+    for url in split:
+        _check_address(_address(url, ("amqp", "amqps")), _AMQP_ADDRESS)
+
+
+def _split_urls(urls: str) -> tuple[str, ...]:
+    """A comma in a password stays: only one in front of another URL divides."""
+    return tuple(re.split(r",(?=amqps?://)", urls))
+
+
+def check_database_url(url: str) -> None:
+    """Raises ValueError if this is not the URL of a database; its text quotes nothing of the URL."""
+    for address in _address(url, ("postgresql", "postgres")).split(","):
+        _check_address(address, _POSTGRESQL_ADDRESS)
+
+
+def effective_settings(settings: BaseSettings) -> dict[str, object]:
+    """Every setting and its value, for the log. Of a URL it has the hosts and ports: no user, no password."""
+    return {name: _hosts(value) if isinstance(value, SecretStr) else value for name, value in settings}
+
+
+def _hosts(urls: SecretStr) -> str:
+    matches = [_URL.fullmatch(url) for url in _split_urls(urls.get_secret_value())]
+    return ",".join(match[2].rpartition("@")[2] for match in matches if match is not None)
+
+
+def _address(url: str, schemes: Sequence[str]) -> str:
+    """The host and port of a URL, once everything around it has the right form."""
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise ValueError("must not contain white space or control characters")
+    match = _URL.fullmatch(url)
+    if match is None or match[1] not in schemes:
+        raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    authority, path, query, fragment = match.groups()[1:]
+    credentials, _, address = authority.rpartition("@")
+    is_cut = fragment is not None or "@" in path or ("@" in (query or "") and not credentials)
+    if is_cut or re.search(r"[@\[\]]", credentials):
+        raise ValueError(_ENCODE)
+    if query:
+        try:
+            parse_qsl(query, strict_parsing=True)
+        except ValueError:
+            raise ValueError(f"what stands behind the ? must be parameters, such as ?name=value; {_ENCODE}") from None
+    return str(address)
+
+
+def _check_address(address: str, pattern: re.Pattern[str]) -> None:
+    match = pattern.fullmatch(address)
+    is_right = match is not None and (match["port"] is None or 0 < int(match["port"]) <= PORT_MAX)
+    if match is not None and match["ipv6"] is not None:
+        is_right = is_right and _is_ipv6(match["ipv6"])
+    if not is_right:
+        raise ValueError(f"must name a host, and a port from 1 to {PORT_MAX}; {_ENCODE}")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True

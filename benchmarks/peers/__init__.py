@@ -1,4 +1,4 @@
-"""What the service is measured against, each a process of its own: `python -m benchmarks.peers.<name>`.
+"""What the service is compared with. Each peer is a process of its own: `python -m benchmarks.peers.<name>`.
 
-A peer imports nothing of the service. Broker and database are those of the same variables of the environment.
+A peer imports nothing of the service. It finds broker and database by the same environment variables.
 """

@@ -10,7 +10,7 @@ from benchmarks.peers.environment import EVENTS_QUEUE, amqp_url, prefetch
 
 
 async def main() -> None:
-    """Consume until ended."""
+    """Consume until the process is ended."""
     connection = await aio_pika.connect_robust(amqp_url())
     async with connection:
         channel = await connection.channel()
@@ -21,7 +21,7 @@ async def main() -> None:
 
 
 async def on_message(message: AbstractIncomingMessage) -> None:
-    """Only this."""
+    """Acknowledge the event."""
     await message.ack()
 
 

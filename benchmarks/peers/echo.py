@@ -1,6 +1,6 @@
 """A bare aio-pika RPC server that answers each request with its own body.
 
-It works on as many at once as it may hold, and its replies are not confirmed: as fast as an echo can be.
+It answers all requests that it holds at the same time, and its replies are not confirmed: no echo is faster.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from benchmarks.peers.environment import ECHO_QUEUE, amqp_url, prefetch
 
 
 async def main() -> None:
-    """Answer until ended."""
+    """Answer until the process is ended."""
     connection = await aio_pika.connect_robust(amqp_url())
     async with connection:
         channel = await connection.channel(publisher_confirms=False)
@@ -25,7 +25,7 @@ async def main() -> None:
 
 
 async def answer(exchange: AbstractExchange, message: AbstractIncomingMessage) -> None:
-    """One request."""
+    """Answer one request."""
     async with message.process():
         assert message.reply_to is not None
         reply = aio_pika.Message(message.body, content_type=message.content_type, correlation_id=message.correlation_id)

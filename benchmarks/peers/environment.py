@@ -1,4 +1,4 @@
-"""What a peer is told by its environment, and the names it shares with the suite. Nothing but the standard library."""
+"""The environment variables of a peer, and the names it shares with the benchmarks. Needs the standard library only."""
 
 import os
 from typing import Final
@@ -16,15 +16,15 @@ NAMEKO_EXCHANGE: Final = "nameko-rpc"
 
 
 def amqp_url() -> str:
-    """Where the broker is."""
+    """The URL of the broker."""
     return os.environ[AMQP_URL]
 
 
 def database_url() -> str:
-    """Where the database is."""
+    """The URL of the database."""
     return os.environ[DATABASE_URL]
 
 
 def prefetch() -> int:
-    """How many messages may be unacknowledged."""
+    """How many messages the peer may hold unacknowledged."""
     return int(os.environ[PREFETCH])

@@ -15,12 +15,12 @@ from pydantic import BaseModel, Field
 from benchmarks.peers.environment import CLAIMS_QUEUE, amqp_url, database_url, prefetch
 from benchmarks.statements import statement
 
-# logger=None: it would else log every message.
+# Without logger=None it logs every message.
 broker = RabbitBroker(amqp_url(), default_channel=Channel(prefetch_count=prefetch()), logger=None)
 
 
 class CheckClaims(BaseModel):
-    """The question."""
+    """A request."""
 
     org_id: str = Field(alias="orgId")
     claim_ids: list[str] = Field(alias="claimIds")
@@ -42,7 +42,7 @@ class ExportedClaim(BaseModel):
 
 
 class CheckedClaims(BaseModel):
-    """The answer."""
+    """A reply."""
 
     exported: list[ExportedClaim]
     unexported: list[str]
@@ -50,7 +50,7 @@ class CheckedClaims(BaseModel):
 
 @asynccontextmanager
 async def lifespan(context: ContextRepo) -> AsyncIterator[None]:
-    """A pool of connections, for as long as the application runs."""
+    """Keep a pool of connections while the application runs."""
     async with asyncpg.create_pool(database_url()) as pool:
         context.set_global("pool", pool)
         yield
@@ -61,7 +61,7 @@ app = FastStream(broker, lifespan=lifespan)
 
 @broker.subscriber(RabbitQueue(CLAIMS_QUEUE, declare=False))
 async def check(request: CheckClaims, pool: Annotated[asyncpg.Pool, Context()]) -> CheckedClaims:
-    """Split the claims; what is returned is the reply."""
+    """Split the claims into exported and unexported ones. FastStream sends what this returns as the reply."""
     rows = await pool.fetch(statement("peer_check_claims"), request.org_id, request.claim_ids)
     runs: dict[str, list[ExportedBy]] = {}
     for row in rows:

@@ -15,12 +15,12 @@ from pydantic import BaseModel, Field
 from benchmarks.peers.environment import EVENTS_QUEUE, amqp_url, database_url, prefetch
 from benchmarks.statements import statement
 
-# logger=None: it would else log every message.
+# Without logger=None it logs every message.
 broker = RabbitBroker(amqp_url(), default_channel=Channel(prefetch_count=prefetch()), logger=None)
 
 
 class RunFinished(BaseModel):
-    """What the event brings."""
+    """The fields of the event."""
 
     run_id: UUID = Field(alias="runId")
     org_id: str = Field(alias="orgId")
@@ -32,7 +32,7 @@ class RunFinished(BaseModel):
 
 @asynccontextmanager
 async def lifespan(context: ContextRepo) -> AsyncIterator[None]:
-    """A pool of connections, for as long as the application runs."""
+    """Keep a pool of connections while the application runs."""
     async with asyncpg.create_pool(database_url()) as pool:
         context.set_global("pool", pool)
         yield
@@ -43,7 +43,7 @@ app = FastStream(broker, lifespan=lifespan)
 
 @broker.subscriber(RabbitQueue(EVENTS_QUEUE, declare=False), ack_policy=AckPolicy.NACK_ON_ERROR)
 async def store(event: RunFinished, pool: Annotated[asyncpg.Pool, Context()]) -> None:
-    """One event, one transaction. It is acknowledged when this returns."""
+    """Store one event in one transaction. FastStream acknowledges it when this returns."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(
             statement("peer_insert_run"),

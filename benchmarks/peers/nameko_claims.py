@@ -1,4 +1,4 @@
-"""A nameko service with psycopg2: answers which claims have gone out. Run by `nameko run`."""
+"""A nameko service with psycopg2 that answers which claims have gone out. `nameko run` runs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +13,16 @@ from nameko.rpc import rpc
 from benchmarks.peers.environment import NAMEKO_SERVICE, database_url
 from benchmarks.statements import statement
 
-make_psycopg_green()  # so that a worker that waits for the database lets the others go on
+make_psycopg_green()  # so that the other workers run while one waits for the database
 
 Row = tuple[Any, ...]
 
 
 class Database(DependencyProvider):
-    """A connection for each of nameko's workers."""
+    """One connection per worker of nameko."""
 
     def setup(self) -> None:
-        """Connect."""
+        """Connect to the database."""
         self._connections = LifoQueue()
         for _ in range(self.container.max_workers):
             connection = psycopg2.connect(database_url())
@@ -30,11 +30,11 @@ class Database(DependencyProvider):
             self._connections.put(connection)
 
     def get_dependency(self, worker_ctx: object) -> "Database":
-        """What a worker gets as `self.database`."""
+        """Return what nameko assigns to `self.database`."""
         return self
 
     def fetch(self, query: str, *parameters: object) -> list[Row]:
-        """The rows of a query."""
+        """Run a query and return its rows."""
         with self._connection() as connection, connection.cursor() as cursor:
             cursor.execute(query, parameters)
             rows: list[Row] = cursor.fetchall()
@@ -57,7 +57,7 @@ class Claims:
 
     @rpc
     def check(self, org_id: str, claim_ids: list[str]) -> dict[str, Any]:
-        """Split the claims."""
+        """Split the claims into exported and unexported ones."""
         runs: dict[str, list[dict[str, str]]] = {}
         rows = self.database.fetch(statement("peer_check_claims_psycopg"), claim_ids, org_id)
         for claim_id, run_id, status, finished_at in rows:

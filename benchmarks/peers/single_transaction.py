@@ -17,7 +17,7 @@ from benchmarks.statements import statement
 
 
 async def main() -> None:
-    """Consume until ended."""
+    """Consume until the process is ended."""
     connection = await aio_pika.connect_robust(amqp_url())
     async with connection, asyncpg.create_pool(database_url()) as pool:
         channel = await connection.channel()
@@ -28,7 +28,7 @@ async def main() -> None:
 
 
 async def store(pool: "asyncpg.Pool[asyncpg.Record]", message: AbstractIncomingMessage) -> None:
-    """One event, one transaction."""
+    """Store one event in one transaction."""
     async with message.process(requeue=True):
         event: dict[str, Any] = json.loads(message.body)
         run_id, claims = UUID(event["runId"]), event["claimIds"]

@@ -1,4 +1,4 @@
--- The $4 claims of each of these runs.
+-- $4 claims for each run from $1 to $2 - 1 of $3 organisations.
 INSERT INTO export_run_claims (claim_id, org_id, run_id, outcome)
 SELECT
     'claim-' || lpad((number * $4::bigint + position)::text, 12, '0'),

@@ -1,4 +1,4 @@
--- One organisation with $1 runs.
+-- $1 runs of one organisation.
 INSERT INTO export_runs (run_id, org_id, created_at, created_event_id, created_digest, triggered_by, format)
 SELECT
     md5('history ' || number)::uuid,

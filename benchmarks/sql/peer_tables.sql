@@ -1,5 +1,5 @@
--- What a service needs that keeps runs and their claims and nothing else: the same columns for what an event
--- brings, the same keys and indices, no event log.
+-- The tables of a service that stores runs and their claims and nothing else: the same columns for the fields of an
+-- event, the same keys and indexes, no event log.
 CREATE TABLE peer_runs (
     run_id          uuid        PRIMARY KEY,
     org_id          text COLLATE "C" NOT NULL,

@@ -1,4 +1,5 @@
--- Of events whose ids are in the log already: those that stand there with another type or another text.
+-- Of events whose ids are in the log already: those that the log holds with another type or another text.
+-- $3 event_type
 SELECT batch.event_id, logged.event_type, logged.payload::text AS logged_payload, batch.payload
 FROM unnest($1::uuid[], $2::text[]) AS batch (event_id, payload)
 JOIN export_run_events AS logged USING (event_id)

@@ -1,5 +1,5 @@
--- The runs that carried a claim, newest first: of one organisation, or of all where none is given. Two arms, of
--- which one finds nothing, so that each is one probe of the primary key.
+-- The runs that carried a claim, newest first: of one organisation, or of all organisations where $2 is null. Of the
+-- two halves one finds nothing; so each needs only one probe of the primary key.
 SELECT *
 FROM (
     SELECT run.*, claim.outcome AS claim_outcome
@@ -11,6 +11,6 @@ FROM (
     FROM export_run_claims AS claim
     JOIN export_runs AS run USING (run_id)
     WHERE claim.claim_id = $1 AND $2::text IS NULL
-) AS found
+) AS run
 ORDER BY created_at DESC, run_id DESC
 LIMIT $3::bigint

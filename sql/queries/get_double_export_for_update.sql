@@ -1,2 +1,2 @@
--- One double export, locked until the transaction ends, and the time.
-SELECT *, clock_timestamp() AS now FROM double_exports WHERE id = $1 FOR UPDATE
+-- The record of one claim, locked until the transaction ends: no run joins it meanwhile. And the time.
+SELECT *, clock_timestamp() AS now FROM double_exported_claims WHERE org_id = $1 AND claim_id = $2 FOR UPDATE

@@ -1,2 +1,2 @@
--- One run, locked against the merge until the transaction ends.
-SELECT * FROM export_runs WHERE run_id = $1 FOR UPDATE
+-- One run; no event is merged into it until the transaction ends.
+SELECT * FROM export_runs WHERE run_id = $1 AND purged_at IS NULL FOR UPDATE

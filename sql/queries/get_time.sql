@@ -1,2 +1,2 @@
--- The database's time, by which leases go.
+-- The time by the database's clock.
 SELECT clock_timestamp()

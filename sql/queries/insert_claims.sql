@@ -1,5 +1,6 @@
--- Write what runs that had no claims yet did with theirs. Claims and reasons come as texts, separated by U+001F.
--- Only a writer that holds the run's row gets here, so nobody else writes them at the same time.
+-- Write what runs did with their claims, for runs that have no claims yet. Each row of the batch brings its claims in
+-- one text and their reasons in another, separated by U+001F. The writer holds the lock on the run, so nobody else
+-- writes the same rows at the same time.
 INSERT INTO export_run_claims (claim_id, org_id, run_id, outcome, skip_reason)
 SELECT claim.claim_id, batch.org_id, batch.run_id, batch.outcome::claim_outcome, claim.skip_reason
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])

@@ -1,13 +1,26 @@
--- A page of an organisation's runs below a point, newest first. Where nothing bounds the page, the point is
--- the latest there can be: one shape, so one plan, for every page. The upper time is never above the point: the
--- scan starts at it, and would else walk down to the point over all the pages before.
+-- A page of an organisation's runs below a position, newest first. The position of the first page is the latest
+-- there can be: so every page has the same shape of query and the same plan. The upper time is never above the
+-- position, because the scan starts at the upper time and would walk over all earlier pages to reach the position.
+-- $1 org_id, $2 created_from, $3 created_to, $4 status, $5 target_system, $6 format, $7 triggered_by,
+-- $8 external_ack_id, $9 scope, $10 trigger, $11 has_conflict, $12 period_from, $13 period_to, $14 include_deleted,
+-- $15 below_created_at, $16 below_run_id, $17 limit, $18 offset
 SELECT *
 FROM export_runs
 WHERE org_id = $1
-    AND (created_at, run_id) < ($2::timestamptz, $3::uuid)
-    AND created_at BETWEEN $4::timestamptz AND least($5::timestamptz, $2)
-    AND ($6::text IS NULL OR status = $6::run_status)
-    AND ($7::text IS NULL OR target_system = $7)
-    AND ($8::boolean OR deleted_at IS NULL)
+    AND (created_at, run_id) < ($15::timestamptz, $16::uuid)
+    AND created_at BETWEEN $2::timestamptz AND least($3::timestamptz, $15)
+    AND ($4::text IS NULL OR status = $4::run_status)
+    AND ($5::text IS NULL OR target_system = $5)
+    AND ($6::text IS NULL OR format = $6)
+    AND ($7::text IS NULL OR triggered_by = $7)
+    AND ($8::text IS NULL OR external_ack_id = $8)
+    AND ($9::text IS NULL OR scope = $9)
+    AND ($10::text IS NULL OR trigger = $10)
+    AND ($11::boolean IS NULL OR has_conflict = $11)
+    AND ($12::date IS NULL OR coalesce(period_end, 'infinity') >= $12)
+    AND ($13::date IS NULL OR coalesce(period_start, '-infinity') <= $13)
+    AND (coalesce($12, $13) IS NULL OR period_start IS NOT NULL OR period_end IS NOT NULL)
+    AND ($14::boolean OR deleted_at IS NULL)
+    AND purged_at IS NULL
 ORDER BY created_at DESC, run_id DESC
-LIMIT $9::bigint OFFSET $10::bigint
+LIMIT $17::bigint OFFSET $18::bigint

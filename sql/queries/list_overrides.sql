@@ -2,5 +2,4 @@
 SELECT claim_id, earlier_run_id, reason, approved_by, granted_at
 FROM claim_overrides
 WHERE run_id = $1 AND org_id = $2
-ORDER BY claim_id, earlier_run_id
-LIMIT $3::bigint
+ORDER BY claim_id, earlier_run_id, approved_by

@@ -1,23 +1,27 @@
--- Merge run-finished events, at most one a run, into their runs: the highest status stands, and of those that
--- have it the earliest event's facts. Makes the run where its run-created is still on its way.
--- A run of another organisation is left alone and not returned. Also returns what the run had when this began: claims,
--- leases. Its lock (lock_runs) sees to it that nobody adds any meanwhile.
+-- Merge run-finished events, at most one per run, into their runs: the highest status counts, and of the events that
+-- have it the facts of the earliest (docs/MERGE_RULES.md). It makes the run where its run-created has not arrived yet.
+-- A run of another organisation is left as it is, and is not returned. Also returned is whether the run had claims and
+-- leases before this statement; the lock on the run keeps others from adding any. An empty digest stays, and says
+-- nothing, until the caller makes it anew.
 INSERT INTO export_runs AS run (
     run_id, org_id, created_at, status, finished_at, finished_event_id, finished_digest, error_code,
     error_detail, artifact_key, artifact_sha256, artifact_size_bytes, external_ack_id, claim_count,
-    skipped_count
+    skipped_count, totals, totals_disagree, has_conflict, imported
 )
 SELECT
     event.run_id, event.org_id, event.finished_at, event.status::run_status, event.finished_at,
     event.finished_event_id, event.finished_digest, event.error_code, event.error_detail,
     event.artifact_key, event.artifact_sha256, event.artifact_size_bytes, event.external_ack_id,
-    event.claim_count, event.skipped_count
+    event.claim_count, event.skipped_count, event.totals::jsonb, event.totals_disagree, event.has_conflict,
+    event.imported
 FROM unnest(
     $1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::uuid[], $6::bytea[], $7::text[], $8::text[],
-    $9::text[], $10::text[], $11::bigint[], $12::text[], $13::integer[], $14::integer[]
+    $9::text[], $10::text[], $11::bigint[], $12::text[], $13::integer[], $14::integer[],
+    $15::text[], $16::boolean[], $17::boolean[], $18::boolean[]
 ) AS event (
     run_id, org_id, status, finished_at, finished_event_id, finished_digest, error_code, error_detail,
-    artifact_key, artifact_sha256, artifact_size_bytes, external_ack_id, claim_count, skipped_count
+    artifact_key, artifact_sha256, artifact_size_bytes, external_ack_id, claim_count, skipped_count,
+    totals, totals_disagree, has_conflict, imported
 )
 ORDER BY event.run_id
 ON CONFLICT (run_id) DO UPDATE SET
@@ -27,28 +31,36 @@ ON CONFLICT (run_id) DO UPDATE SET
     END,
     (
         status, finished_at, finished_event_id, finished_digest, error_code, error_detail, artifact_key,
-        artifact_sha256, artifact_size_bytes, external_ack_id, claim_count, skipped_count
+        artifact_sha256, artifact_size_bytes, external_ack_id, claim_count, skipped_count, totals, totals_disagree,
+        early_finished_at
     ) = (
-        SELECT facts.*
+        SELECT
+            facts.*,
+            nullif(least(run.early_finished_at, run.finished_at, excluded.finished_at), facts.finished_at)
         FROM (VALUES
             (
                 run.status, run.finished_at, run.finished_event_id, run.finished_digest, run.error_code,
                 run.error_detail, run.artifact_key, run.artifact_sha256, run.artifact_size_bytes,
-                run.external_ack_id, run.claim_count, run.skipped_count
+                run.external_ack_id, run.claim_count, run.skipped_count, run.totals, run.totals_disagree
             ), (
                 excluded.status, excluded.finished_at, excluded.finished_event_id,
-                excluded.finished_digest, excluded.error_code, excluded.error_detail,
+                CASE run.finished_digest WHEN '' THEN '' ELSE excluded.finished_digest END,
+                excluded.error_code, excluded.error_detail,
                 excluded.artifact_key, excluded.artifact_sha256, excluded.artifact_size_bytes,
-                excluded.external_ack_id, excluded.claim_count, excluded.skipped_count
+                excluded.external_ack_id, excluded.claim_count, excluded.skipped_count, excluded.totals,
+                excluded.totals_disagree
             )
         ) AS facts (status, finished_at, finished_event_id)
         ORDER BY facts.status DESC, facts.finished_at, facts.finished_event_id
         LIMIT 1
     ),
-    has_conflict = run.has_conflict OR coalesce(run.finished_digest <> excluded.finished_digest, false)
-WHERE run.org_id = excluded.org_id
+    imported = run.imported OR excluded.imported,
+    has_conflict = run.has_conflict OR excluded.has_conflict
+        OR coalesce(run.finished_digest <> '' AND run.finished_digest <> excluded.finished_digest, false)
+WHERE run.org_id = excluded.org_id AND run.purged_at IS NULL
 RETURNING
-    run_id, org_id, has_conflict,
+    run_id, org_id, has_conflict, finished_digest = '' AS has_former_digest,
+    coalesce(early_finished_at, finished_at) AS first_finished_at,
     EXISTS (SELECT FROM export_run_claims AS claim WHERE claim.run_id = run.run_id OFFSET 0) AS had_claims,
     EXISTS (
         SELECT FROM claim_leases AS lease WHERE lease.run_id = run.run_id AND lease.org_id = run.org_id OFFSET 0

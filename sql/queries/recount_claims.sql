@@ -1,6 +1,6 @@
--- Count the claims of runs whose events name different ones.
+-- Count the claims of runs whose events name different claims.
 UPDATE export_runs AS run
-SET claim_count = counted.claim_count, skipped_count = counted.skipped_count
+SET claim_count = counts.claim_count, skipped_count = counts.skipped_count
 FROM (
     SELECT
         run_id,
@@ -9,5 +9,5 @@ FROM (
     FROM export_run_claims
     WHERE run_id = ANY ($1::uuid[])
     GROUP BY run_id
-) AS counted
-WHERE run.run_id = counted.run_id
+) AS counts
+WHERE run.run_id = counts.run_id

@@ -1,12 +1,32 @@
-"""Exporters publish events; what the service then knows."""
+"""Exporters publish events, and the service stores them."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
-from handlers.connection import Connection
+import structlog
+
+from sql.connection import Connection
 from tests.conftest import running_worker
 from tests.wire import POLL_S, WAIT_S, Wire, run_created, run_finished
-from worker.database import Pool
+from worker.database.pool import Pool
 from worker.settings import WorkerSettings
+
+
+async def test_a_time_more_than_a_day_ahead_is_stored_and_marked(worker: None, wire: Wire) -> None:
+    """It is not refused, as money may be out. It does not come first in the history, and the log names the event."""
+    now = datetime.now(UTC)
+    ahead = run_created(orgId="acme", occurredAt=(now + timedelta(days=2)).isoformat())
+    with structlog.testing.capture_logs() as lines:
+        await wire.publish("run-created", ahead)
+        run = await wire.until_run(ahead["runId"])
+    assert run["hasFutureTime"] is True
+    [warning] = [line for line in lines if line["event"] == "event_times_in_future"]
+    assert (warning["event_id"], warning["events"]) == (ahead["eventId"], 1)
+    skewed = run_created(orgId="acme", occurredAt=(now + timedelta(hours=23)).isoformat())
+    await wire.publish("run-created", skewed)
+    assert "hasFutureTime" not in await wire.until_run(skewed["runId"])
+    history = await wire.result("get-export-history", orgId="acme")
+    assert [each["runId"] for each in history["runs"]] == [skewed["runId"], ahead["runId"]]
 
 
 async def test_a_run_from_start_to_end(worker: None, wire: Wire) -> None:
@@ -25,6 +45,8 @@ async def test_a_run_from_start_to_end(worker: None, wire: Wire) -> None:
         "orgId": "org-1",
         "triggeredBy": "alice",
         "format": "csv",
+        "trigger": None,
+        "scope": None,
         "targetSystem": "ledger",
         "periodStart": "2026-01-01",
         "periodEnd": "2026-01-31",
@@ -79,15 +101,17 @@ async def test_finished_before_created(worker: None, wire: Wire) -> None:
     await wire.ready()
     finished = run_finished()
     await wire.publish("run-finished", finished)
-    known = await wire.until_run(finished["runId"], status="completed")
-    assert known["triggeredBy"] is None
+    run = await wire.until_run(finished["runId"], status="completed")
+    assert run["triggeredBy"] is None
     created = run_created(runId=finished["runId"])
     await wire.publish("run-created", created)
-    filled_in = await wire.until_run(finished["runId"], triggeredBy="alice")
-    assert (filled_in["status"], filled_in["hasConflict"]) == ("completed", False)
+    run = await wire.until_run(finished["runId"], triggeredBy="alice")
+    assert (run["status"], run["hasConflict"]) == ("completed", False)
 
 
-async def test_what_is_published_often_counts_once(worker: None, wire: Wire, connection: Connection) -> None:
+async def test_an_event_that_is_published_many_times_counts_once(
+    worker: None, wire: Wire, connection: Connection
+) -> None:
     await wire.ready()
     created = run_created()
     finished = run_finished(runId=created["runId"])
@@ -100,7 +124,7 @@ async def test_what_is_published_often_counts_once(worker: None, wire: Wire, con
     assert await connection.fetchval("SELECT count(*) FROM export_run_events") == 2
 
 
-async def test_what_arrives_while_no_worker_runs_is_stored_by_the_next(
+async def test_the_next_worker_stores_what_was_published_while_none_ran(
     settings: WorkerSettings, pool: Pool, wire: Wire
 ) -> None:
     async with running_worker(settings, pool):
@@ -112,7 +136,7 @@ async def test_what_arrives_while_no_worker_runs_is_stored_by_the_next(
             await asyncio.sleep(POLL_S)
 
 
-async def test_a_contradiction_is_kept_and_marked(worker: None, wire: Wire) -> None:
+async def test_contradicting_events_are_stored_and_the_run_is_marked(worker: None, wire: Wire) -> None:
     await wire.ready()
     failed = run_finished(status="failed", claimIds=["c-1"])
     await wire.publish("run-finished", failed)

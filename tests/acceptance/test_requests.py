@@ -1,4 +1,4 @@
-"""Clients ask; what they hear."""
+"""Clients send requests and get replies."""
 
 import asyncio
 import json
@@ -7,8 +7,8 @@ from uuid import uuid4
 import aio_pika
 import pytest
 
-from handlers.connection import Connection
-from tests.wire import WAIT_S, Json, Wire, run_finished
+from sql.connection import Connection
+from tests.wire import WAIT_S, Json, Wire, next_message, run_finished
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -28,7 +28,7 @@ async def test_a_run_by_request(wire: Wire, connection: Connection) -> None:
         claimIds=["c-1", "c-2"],
     )
     assert (updated["status"], updated["claimCount"], updated["hasConflict"]) == ("completed", 2, False)
-    checked = await wire.result("check-claims", orgId="org-1", claimIds=["c-9", "c-2", "c-1", "c-9"])
+    checked = await wire.check("org-1", "c-9", "c-2", "c-1", "c-9")
     assert checked == {
         "exported": [
             {
@@ -50,22 +50,22 @@ async def test_a_run_by_request(wire: Wire, connection: Connection) -> None:
     ]
 
 
-async def test_checks_that_share_a_query_keep_to_themselves(wire: Wire) -> None:
-    """Two organisations with the same claim ids, asked for at the same time, large and small requests mixed."""
+async def test_checks_that_share_a_query_are_not_mixed_up(wire: Wire) -> None:
+    """Two organisations have the same claim ids. Large and small requests are sent at the same time."""
     for org_id, claim_ids in (("org-1", ["c-1", "c-2"]), ("org-2", ["c-2", "c-3"])):
         finished = run_finished(orgId=org_id, claimIds=claim_ids)
         await wire.publish("run-finished", finished)
         await wire.until_run(finished["runId"], status="completed")
-    asked = [
+    requests = [
         (org_id, claim_ids)
         for org_id in ("org-1", "org-2", "org-3")
         for claim_ids in (["c-1"], ["c-3", "c-2"], ["c-2", "c-1"], [f"c-{number}" for number in range(3_000)])
     ] * 10
     answers = await asyncio.gather(
-        *(wire.result("check-claims", orgId=org_id, claimIds=claim_ids) for org_id, claim_ids in asked)
+        *(wire.result("check-claims", orgId=org_id, claimIds=claim_ids) for org_id, claim_ids in requests)
     )
     exported = {"org-1": {"c-1", "c-2"}, "org-2": {"c-2", "c-3"}, "org-3": set()}
-    for (org_id, claim_ids), answer in zip(asked, answers, strict=True):
+    for (org_id, claim_ids), answer in zip(requests, answers, strict=True):
         out = [claim_id for claim_id in claim_ids if claim_id in exported[org_id]]
         assert [claim["claimId"] for claim in answer["exported"]] == out
         assert answer["unexported"] == [claim_id for claim_id in claim_ids if claim_id not in out]
@@ -83,7 +83,7 @@ async def test_writes_are_safe_to_repeat(wire: Wire, connection: Connection) -> 
     assert await connection.fetchval("SELECT count(*) FROM export_run_events") == 3
 
 
-async def test_deleting_hides_a_run_and_frees_nothing(wire: Wire) -> None:
+async def test_a_deleted_run_is_hidden_and_its_claims_stay_exported(wire: Wire) -> None:
     finished = run_finished()
     await wire.publish("run-finished", finished)
     await wire.until_run(finished["runId"])
@@ -108,11 +108,13 @@ async def test_one_organisation_learns_nothing_of_another(wire: Wire) -> None:
         ("get-export-run-by-id", other),
         ("update-export-run-status", {**other, "status": "completed", "claimIds": []}),
         ("delete-export-run", {**other, "deletedBy": "eve", "reason": "curious"}),
-        ("reserve-claims", {**other, "claimIds": ["c-2"]}),
     ):
         assert (await wire.error(operation, body))["code"] == "RUN_NOT_FOUND"
+    for run_id, claim_id in ((finished["runId"], "c-2"), (str(uuid4()), "c-3")):
+        reserved = await wire.result("reserve-claims", runId=run_id, orgId="org-2", claimIds=[claim_id])
+        assert reserved["granted"] == [claim_id]
     assert (await wire.result("find-runs-by-claim-id", claimId="c-1", orgId="org-2"))["runs"] == []
-    assert await wire.result("check-claims", orgId="org-2", claimIds=["c-1"]) == {
+    assert await wire.check("org-2", "c-1") == {
         "exported": [],
         "reserved": [],
         "unexported": ["c-1"],
@@ -125,7 +127,7 @@ async def test_one_organisation_learns_nothing_of_another(wire: Wire) -> None:
 
 
 async def test_pages_of_history(wire: Wire) -> None:
-    """Walked by cursor while new runs arrive: each run once, newest first."""
+    """While new runs arrive, the pages by cursor have each older run once, the newest first."""
     before = [(await wire.result("create-export-run", **start()))["runId"] for _ in range(7)]
     seen: list[str] = []
     cursor = None
@@ -149,14 +151,9 @@ async def test_ordinary_reply_queues(wire: Wire, queue_name: str) -> None:
     body = json.dumps({"orgId": "org-1", "claimIds": ["c-1"]}).encode()
     request = aio_pika.Message(body, reply_to=replies.name, correlation_id="mine")
     await rpc.publish(request, "check-claims")
-    reply = await replies.get(timeout=WAIT_S, fail=False) or await _next(replies)
+    reply = await next_message(replies)
     assert reply.correlation_id == "mine"
-    assert json.loads(reply.body) == {"ok": True, "result": {"exported": [], "reserved": [], "unexported": ["c-1"]}}
-
-
-async def _next(queue: aio_pika.abc.AbstractQueue) -> aio_pika.abc.AbstractIncomingMessage:
-    async with queue.iterator(timeout=WAIT_S) as messages:
-        return await anext(messages)
+    assert json.loads(reply.body)["result"]["unexported"] == ["c-1"]
 
 
 async def test_many_clients_at_once_each_get_their_own_answer(wire: Wire) -> None:
@@ -165,3 +162,18 @@ async def test_many_clients_at_once_each_get_their_own_answer(wire: Wire) -> Non
         assert checked["unexported"] == [f"c-{number}"]
 
     await asyncio.gather(*(ask(number) for number in range(200)))
+
+
+async def test_a_reply_queue_that_aio_pika_has_named(amqp_url: str) -> None:
+    """A robust connection chooses the names of its anonymous queues."""
+    connection = await aio_pika.connect_robust(amqp_url, timeout=WAIT_S)
+    async with connection:
+        channel = await connection.channel()
+        replies = await channel.declare_queue(exclusive=True)
+        assert replies.name.startswith("amq_")
+        body = json.dumps({"orgId": "org-1", "claimIds": ["c-1"]}).encode()
+        message = aio_pika.Message(body, reply_to=replies.name, correlation_id="mine")
+        await (await channel.get_exchange("export-runs.rpc", ensure=False)).publish(message, "check-claims")
+        reply = await next_message(replies)
+    assert reply.correlation_id == "mine"
+    assert json.loads(reply.body)["result"]["unexported"] == ["c-1"]

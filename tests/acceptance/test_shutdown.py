@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: what is in hand is finished, what is not goes back, the process ends in time."""
+"""At SIGTERM and SIGINT a worker finishes what it has begun, RabbitMQ keeps the rest, and the process ends in time."""
 
 import asyncio
 import signal
@@ -22,19 +22,19 @@ async def test_an_idle_worker_stops_at_once(settings: WorkerSettings, number: si
 
 
 async def test_a_busy_worker_loses_and_doubles_nothing(settings: WorkerSettings, wire: Wire) -> None:
-    """Told to stop under load, three times over; the next worker goes on where it ended."""
+    """Three workers are stopped under load, one after the other. Each goes on where the one before ended."""
     async with worker_process(settings) as worker:
         await worker.until_logged("session_started")
         worker.send(signal.SIGTERM)
     runs: list[Json] = []
-    enough = asyncio.Event()
+    end_of_load = asyncio.Event()
 
     async def publish() -> None:
-        while not enough.is_set():
-            some = [run_created(orgId="org-many") for _ in range(100)]
-            await asyncio.gather(*(wire.publish("run-created", run) for run in some))
-            runs.extend(some)
-            await asyncio.sleep(0.3)
+        while not end_of_load.is_set():
+            batch = [run_created(orgId="org-many") for _ in range(100)]
+            await asyncio.gather(*(wire.publish("run-created", run) for run in batch))
+            runs.extend(batch)
+            await asyncio.sleep(0.5)
 
     publishing = asyncio.create_task(publish())
     for _ in range(3):
@@ -42,7 +42,7 @@ async def test_a_busy_worker_loses_and_doubles_nothing(settings: WorkerSettings,
             await worker.until_logged("events_stored")
             worker.send(signal.SIGTERM)
             assert await worker.exit_code() == 0
-    enough.set()
+    end_of_load.set()
     await publishing
     async with worker_process(settings), asyncio.timeout(WAIT_S):
         while await wire.count_in("export-runs.run-created"):
@@ -54,19 +54,26 @@ async def test_a_busy_worker_loses_and_doubles_nothing(settings: WorkerSettings,
     await connection.close()
 
 
-async def test_a_request_under_way_is_answered(settings: WorkerSettings, wire: Wire) -> None:
-    """The request waits for a lock while the worker is told to stop; it gets its answer all the same."""
+async def until_locked_out(connection: "asyncpg.Connection[asyncpg.Record]", words: str) -> None:
+    """Wait until a query with these words waits for a lock. Other queries of the worker may wait as well."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%'"
+    async with asyncio.timeout(WAIT_S):
+        while not await connection.fetchval(waiting, words):
+            await asyncio.sleep(POLL_S)
+            await connection.execute("SELECT pg_stat_clear_snapshot()")
+
+
+async def test_a_request_that_a_stopping_worker_holds_is_answered(settings: WorkerSettings, wire: Wire) -> None:
+    """The request waits for a lock when the signal comes, and is answered when it gets the lock."""
     run_id = str(uuid4())
     body = {"runId": run_id, "orgId": "org-1", "triggeredBy": "alice", "format": "csv"}
     connection = await asyncpg.connect(settings.database_url.get_secret_value())
     async with worker_process(settings) as worker:
-        await worker.until_logged("session_started")
+        await worker.until_parts_started()
         async with connection.transaction():
             await connection.execute("LOCK TABLE export_runs IN ACCESS EXCLUSIVE MODE")
             asking = asyncio.create_task(wire.ask("create-export-run", body))
-            async with asyncio.timeout(WAIT_S):
-                while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-                    await asyncio.sleep(POLL_S)
+            await until_locked_out(connection, "FOR UPDATE")
             worker.send(signal.SIGTERM)
             await worker.until_logged("worker_stopping")
         assert (await asking)["result"]["runId"] == run_id
@@ -75,16 +82,14 @@ async def test_a_request_under_way_is_answered(settings: WorkerSettings, wire: W
 
 
 async def test_a_worker_that_cannot_finish_in_time_gives_up(settings: WorkerSettings, wire: Wire) -> None:
-    """It says so with its exit code; the event stays on the queue."""
+    """Its exit code is 1, and the event stays in its queue."""
     connection = await asyncpg.connect(settings.database_url.get_secret_value())
     async with worker_process(settings, EXPORT_RUNS_SHUTDOWN_S="1", EXPORT_RUNS_LOCK_TIMEOUT_S="30") as worker:
-        await worker.until_logged("session_started")
+        await worker.until_parts_started()  # a part that starts while a table is locked consumes no events
         async with connection.transaction():
             await connection.execute("LOCK TABLE export_runs IN ACCESS EXCLUSIVE MODE")
             await wire.publish("run-created", run_created())
-            async with asyncio.timeout(WAIT_S):
-                while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-                    await asyncio.sleep(POLL_S)
+            await until_locked_out(connection, "INSERT INTO export_runs")
             worker.send(signal.SIGTERM)
             assert (await worker.until_logged("shutdown_timed_out"))["shutdown_s"] == 1
             assert await worker.exit_code() == 1

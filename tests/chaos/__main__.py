@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: run a campaign, say what it found; exit code 1 if anything was violated."""
+"""`python -m tests.chaos`: run a campaign and print what it found. The exit code is 1 if it found a violation."""
 
 import argparse
 import asyncio
@@ -11,21 +11,22 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.campaign import Options, Report, run
-from tests.chaos.world import PLANTS
+from tests.chaos.faults import Faults
+from tests.chaos.system import PLANTS
 
 DEFAULT_FAULTS = 60
-FAULTS_A_SECOND_MAX = 5
-"""No campaign gets through more of them, so a schedule for a duration is long enough."""
+FAULTS_PER_S_MAX = 5
+"""No campaign makes more faults than this, so that a schedule with as many is long enough for its duration."""
 
 
 def main() -> int:
-    """Run it."""
+    """Run a campaign. Returns the exit code."""
     arguments = _arguments()
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="export-runs-chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
     defaults = Options(seed=arguments.seed, directory=directory)
-    as_many_as_fit = math.ceil(FAULTS_A_SECOND_MAX * (arguments.duration_s or 0))
-    faults = arguments.faults or as_many_as_fit or DEFAULT_FAULTS
+    faults_max = math.ceil(FAULTS_PER_S_MAX * (arguments.duration_s or 0))
+    faults = arguments.faults or faults_max or DEFAULT_FAULTS
     options = Options(
         seed=arguments.seed,
         directory=directory,
@@ -34,11 +35,13 @@ def main() -> int:
         rate=arguments.rate or defaults.rate,
         pair_share=defaults.pair_share if arguments.pair_share is None else arguments.pair_share,
         longest_fault_s=arguments.longest_fault_s or defaults.longest_fault_s,
+        has_pgbouncer=arguments.pgbouncer,
         malformed_frames=not arguments.no_malformed_frames,
+        only=tuple(arguments.only),
         plant=arguments.plant,
     )
     print(f"seed {options.seed}, ledger and logs in {directory}", flush=True)
-    # It says of every connection that breaks that it broke.
+    # aiormq logs each connection that breaks, and here they break on purpose.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     report = asyncio.run(run(options))
     print(text_of(report))
@@ -48,38 +51,42 @@ def main() -> int:
 
 
 def text_of(report: Report) -> str:
-    """A report as a person reads it."""
-    facts = {
+    """A report as text."""
+    figures = {
         "duration": f"{report.duration_s:.0f} s",
-        "events": f"{report.events}, and {report.duplicates_and_retries} times again",
-        "poison": report.poison,
+        "events": f"{report.events}, and {report.duplicates_and_retries} duplicates and retries",
+        "poison messages": report.poison,
         "requests of the guard": report.guard,
         "memory of a worker": report.worker_memory,
-        **{name: value for name, value in report.verdict.facts.items() if name != "faults"},
-        "faults": sum(report.verdict.facts["faults"].values()),
+        **{name: value for name, value in report.verdict.figures.items() if name != "faults"},
+        "faults": sum(report.verdict.figures["faults"].values()),
     }
-    lines = [f"{name}: {value}" for name, value in facts.items()]
-    lines += [f"  {count} x {kind}" for kind, count in report.verdict.facts["faults"].items()]
+    lines = [f"{name}: {value}" for name, value in figures.items()]
+    lines += [f"  {count} x {kind}" for kind, count in report.verdict.figures["faults"].items()]
     lines += [
-        f"{sort}: {len(report.verdict.found.get(sort, []))}" for sort in dict.fromkeys([*SORTS, *report.verdict.found])
+        f"{kind}: {len(report.verdict.violations.get(kind, []))}"
+        for kind in dict.fromkeys([*VIOLATION_KINDS, *report.verdict.violations])
     ]
     lines += [f"VIOLATION {failure}" for failure in report.failures]
     return "\n".join([*lines, f"{len(report.failures)} violations" if report.failures else "no violation"])
 
 
-SORTS = (
+VIOLATION_KINDS = (
     "lost",
     "doubled",
     "wrong in the store",
     "wrong reply",
     "unanswered in calm",
+    "waited for another's trouble",
+    "acknowledged without the standby",
+    "idle worker in calm",
+    "bad request unanswered",
     "unanswered though only the database failed",
     "late or second reply in calm",
     "double export missing",
     "double export wrong",
     "alert lost",
     "alert wrong",
-    "alerts out of order",
     "dead letter missing",
     "dead letter unexpected",
     "dead letter wrong",
@@ -95,13 +102,22 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--faults", type=int, help=f"how many faults (default {DEFAULT_FAULTS})")
-    parser.add_argument("--duration-s", type=float, help="stop breaking things after so many seconds")
-    parser.add_argument("--rate", type=float, help="events a second")
-    parser.add_argument("--pair-share", type=float, help="how many of the faults begin as one of a pair, 0 to 1")
-    parser.add_argument("--longest-fault-s", type=float, help="how long a fault may last")
-    parser.add_argument("--no-malformed-frames", action="store_true", help="only frames that any client can send")
+    parser.add_argument("--duration-s", type=float, help="make no new fault after this many seconds")
+    parser.add_argument("--rate", type=float, help="events per second")
+    parser.add_argument("--pair-share", type=float, help="the share of faults that come in a pair, 0 to 1")
+    parser.add_argument("--longest-fault-s", type=float, help="how long a fault may last, in seconds")
+    parser.add_argument("--no-malformed-frames", action="store_true", help="publish only well-formed frames")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        choices=sorted(Faults.kinds),
+        metavar="KIND",
+        help="make only these kinds",
+    )
+    parser.add_argument("--pgbouncer", action="store_true", help="put a pgbouncer before the database")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="run workers that have this bug")
-    parser.add_argument("--directory", type=Path, help="where the ledger and the logs are kept")
+    parser.add_argument("--directory", type=Path, help="the folder for the ledger and the logs; it is kept")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The campaign: everything up, exporters and the guard at work, fault after fault, and the verdict."""
+"""The campaign: exporters and guards use the service, one fault after the other is made, and the checker judges it."""
 
 import asyncio
 import time
@@ -11,15 +11,26 @@ from statistics import median
 from typing import Final
 
 from tests.chaos import checker
-from tests.chaos.checker import Verdict
+from tests.chaos.bad_requests import BadRequests
 from tests.chaos.client import Client
-from tests.chaos.events import Claims, Story
-from tests.chaos.exporters import Counts, Poisoner, Publisher, export
-from tests.chaos.faults import EVENT_QUEUES, REQUEST_QUEUES, Faults, Planned, schedule, terminate
+from tests.chaos.events import Claims, EventStream
+from tests.chaos.exporters import Counts, PoisonPublisher, Publisher, export
+from tests.chaos.faults import (
+    EVENT_QUEUES,
+    PARKED_QUEUES,
+    REQUEST_QUEUES,
+    Clients,
+    Faults,
+    PlannedFault,
+    schedule,
+    terminate,
+)
+from tests.chaos.frames import read_malformed_properties
 from tests.chaos.guard import Guard, Json
 from tests.chaos.ledger import Ledger
 from tests.chaos.reservers import reserve
-from tests.chaos.world import WORKERS, World, world
+from tests.chaos.system import WORKERS, SystemUnderTest, differences_from_log, system_under_test
+from tests.chaos.verdict import Verdict
 
 FIRST_ANSWER_TIMEOUT_S: Final = 60
 RECOVERY_TIMEOUT_S: Final = 60
@@ -28,20 +39,21 @@ STOP_TIMEOUT_S: Final = 60
 PROBE_DEADLINE_S: Final = 1.0
 PROBE_TTL_S: Final = 60
 PROBE_PAUSE_S: Final = 0.05
+SHARES_PAUSE_S: Final = 0.5
 
 LONG_CALM_S: Final = 8.0
-"""Long enough to show what must not happen in calm. So long is the last one, and one in LONG_CALM_EVERY."""
+"""Long enough for things that must not happen in calm to show. The last calm is so long, and one in LONG_CALM_EVERY."""
 
 LONG_CALM_EVERY: Final = 25
 
 MEMORY_GROWTH_MAX: Final = 1.3
 MEMORY_JUDGED_FROM_S: Final = 600
-"""A shorter campaign has workers that start in its first tenth: they take little yet."""
+"""In the first tenth of a shorter campaign the workers have just started, and need less memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run a campaign. It ends after `faults`, or after `duration_s`, whatever comes first."""
+    """How to run a campaign. It ends after `faults` faults, or after `duration_s`, whichever comes first."""
 
     seed: int
     directory: Path
@@ -57,15 +69,22 @@ class Options:
     calm_s: float = 0.5
     pair_share: float = 0.3
     recovery_max_s: float = 10.0
+    wait_max_s: float = 5.0
+    """How long events of an organisation that no fault is about may wait to be stored."""
+
+    has_pgbouncer: bool = False
     quick: bool = False
-    """Inject the faults that take longest only once each."""
+    """Make the faults that take longest only once each."""
+
+    only: tuple[str, ...] = ()
+    """The kinds of faults, if not all."""
 
     plant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a campaign did, and what the checker says."""
+    """What a campaign did, and the verdict of the checker."""
 
     duration_s: float
     events: int
@@ -79,7 +98,7 @@ class Report:
 
     @property
     def failures(self) -> list[str]:
-        """Every violation; none is what is hoped for."""
+        """All violations."""
         ends = [f"{self.unexpected_ends} times a worker ended by itself"] * (self.unexpected_ends > 0)
         growth = [f"workers grew: {self.worker_memory}"] * self.worker_memory.grew(self.duration_s)
         return [*self.verdict.failures, *(f"logged: {line}" for line in self.bugs_logged), *ends, *growth]
@@ -87,21 +106,21 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """How much workers took, in bytes: the medians of the first and of the last tenth of a campaign, and the most."""
+    """The workers' memory in bytes: the medians of the first and the last tenth of a campaign, and the maximum."""
 
     first: float
     last: float
     most: int
 
     @classmethod
-    def of(cls, measured: list[list[int]]) -> "Memory":
-        """What was measured of each worker, at even intervals."""
-        first = [bytes_ for worker in measured for bytes_ in worker[: len(worker) // 10 + 1]]
-        last = [bytes_ for worker in measured for bytes_ in worker[-(len(worker) // 10 + 1) :]]
-        return cls(median(first), median(last), max(map(max, measured)))
+    def of(cls, measurements: list[list[int]]) -> "Memory":
+        """Summarise the measurements of each worker, which were taken at even intervals."""
+        first = [bytes_ for worker in measurements for bytes_ in worker[: len(worker) // 10 + 1]]
+        last = [bytes_ for worker in measurements for bytes_ in worker[-(len(worker) // 10 + 1) :]]
+        return cls(median(first), median(last), max(map(max, measurements)))
 
     def grew(self, duration_s: float) -> bool:
-        """Whether they took more and more, in a campaign long enough to tell."""
+        """Whether the memory grew too much, in a campaign that was long enough to judge that."""
         return duration_s >= MEMORY_JUDGED_FROM_S and self.last > MEMORY_GROWTH_MAX * self.first
 
     def __str__(self) -> str:
@@ -110,79 +129,93 @@ class Memory:
 
 
 async def run(options: Options) -> Report:
-    """Run a campaign and check what it left."""
-    started = time.monotonic()
+    """Run a campaign and check it."""
+    start = time.monotonic()
     ledger = Ledger(options.directory / "ledger.jsonl")
     async with AsyncExitStack() as stack:
         stack.callback(ledger.close)
-        everything = await stack.enter_async_context(world(options.directory, options.plant))
-        campaign = Campaign(options, everything, ledger, stack)
+        read_malformed_properties()
+        system = await stack.enter_async_context(
+            system_under_test(options.directory, options.plant, has_pgbouncer=options.has_pgbouncer)
+        )
+        campaign = Campaign(options, system, ledger, stack)
         await campaign.until_answered()
         await campaign.break_things()
-        unfinished = await campaign.finish()
-        drained = await campaign.drain()
+        waiting_clients = await campaign.finish()
+        is_drained = await campaign.drain()
         await ledger.sync()
         verdict = await checker.check(
             ledger.path,
-            database_url=everything.database.url,
-            database_log=everything.database.log,
-            amqp_url=everything.broker.url,
+            database_url=system.database.url,
+            database_log=system.database.log,
+            amqp_url=system.broker.url,
             recovery_max_s=options.recovery_max_s,
+            wait_max_s=options.wait_max_s,
         )
-        if not drained:
+        differences = await differences_from_log(system.database.url)
+        verdict.failures += [f"the tables are not what the log says: {line}" for line in differences]
+        if not is_drained:
             verdict.failures.append(f"the queues were not empty {DRAIN_TIMEOUT_S} s after the last fault")
-        if unfinished:
-            verdict.failures.append(f"{unfinished} clients still waited {STOP_TIMEOUT_S} s after the last fault")
+        if waiting_clients:
+            verdict.failures.append(f"{waiting_clients} clients still waited {STOP_TIMEOUT_S} s after the last fault")
         counts = campaign.counts
         return Report(
-            duration_s=time.monotonic() - started,
+            duration_s=time.monotonic() - start,
             events=counts.events,
             duplicates_and_retries=counts.attempts - counts.events - counts.poison,
             poison=counts.poison,
             guard=str(campaign.guard.counts),
-            worker_memory=Memory.of([worker.resident_bytes for worker in everything.workers]),
-            bugs_logged=_bugs_logged([worker.log for worker in everything.workers]),
-            unexpected_ends=everything.unexpected_ends,
+            worker_memory=Memory.of([worker.resident_bytes for worker in system.workers]),
+            bugs_logged=_bugs_logged([worker.log for worker in system.workers]),
+            unexpected_ends=system.unexpected_ends,
             verdict=verdict,
         )
 
 
 class Campaign:
-    """Those who publish, those who ask, and the one who breaks things."""
+    """The tasks that publish events and send requests, and the faults."""
 
-    def __init__(self, options: Options, everything: World, ledger: Ledger, stack: AsyncExitStack) -> None:
+    def __init__(self, options: Options, system: SystemUnderTest, ledger: Ledger, stack: AsyncExitStack) -> None:
         self._options = options
-        self._world = everything
+        self._system = system
         self._ledger = ledger
         self._stopping = asyncio.Event()
         self._claims = Claims()
         self.counts = Counts()
-        self._keeper = asyncio.create_task(everything.keep_workers_up())
-        stack.callback(self._keeper.cancel)
+        self._watchers = [
+            asyncio.create_task(watch) for watch in (system.keep_workers_up(), self._note_shares_of_workers())
+        ]
+        for watcher in self._watchers:
+            stack.callback(watcher.cancel)
         self._stack = stack
         self.guard = Guard(self._client(replies=True), ledger, self._random("guard"))
         self._probe_guard = Guard(self._client(replies=True), ledger, self._random("probe guard"))
         self._probe_publisher = self._publisher("probe")
-        self._probe_story = Story(self._random("probe story"), self._claims)
-        self._admin = self._client()
-        self._stories = [Story(self._random(f"exporter {number}"), self._claims) for number in range(options.exporters)]
+        self._probe_stream = EventStream(self._random("probe stream"), self._claims)
+        bad_requests = BadRequests(system.broker.url, ledger)
+        stack.push_async_callback(bad_requests.close)
+        self._clients = Clients(self._client(), self._publisher("faults"), bad_requests, self.counts)
+        self._admin = self._clients.admin
+        self._streams = [
+            EventStream(self._random(f"exporter {number}"), self._claims) for number in range(options.exporters)
+        ]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def until_answered(self) -> None:
-        """Wait for the workers to serve, then set everybody to work."""
+        """Wait until the workers serve, then start all tasks."""
         async with asyncio.timeout(FIRST_ANSWER_TIMEOUT_S):
             await self._serving()
         options = self._options
         work = [
             *(
-                export(self._publisher(f"publisher {n}"), story, options.rate / options.exporters, self._stopping)
-                for n, story in enumerate(self._stories)
+                export(self._publisher(f"publisher {n}"), stream, options.rate / options.exporters, self._stopping)
+                for n, stream in enumerate(self._streams)
             ),
             *(
-                Poisoner(
+                PoisonPublisher(
                     self._publisher(f"poison publisher {number}"),
                     self.guard,
-                    Story(self._random(f"poison {number}"), self._claims),
+                    EventStream(self._random(f"poison {number}"), self._claims),
                     malformed_frames=options.malformed_frames,
                 ).run(0.5, self._stopping)
                 for number in range(options.poisoners)
@@ -191,7 +224,7 @@ class Campaign:
                 reserve(
                     self.guard,
                     self._publisher(f"reserver publisher {number}"),
-                    Story(self._random(f"reserver {number}"), self._claims),
+                    EventStream(self._random(f"reserver {number}"), self._claims),
                     self._claims,
                     self._stopping,
                 )
@@ -200,7 +233,7 @@ class Campaign:
             *(
                 self.guard.watch(
                     self._claims,
-                    lambda: [run for story in self._stories for run in story.recent_runs],
+                    lambda: [run for stream in self._streams for run in stream.recent_runs],
                     0.1,
                     self._stopping,
                 )
@@ -210,11 +243,11 @@ class Campaign:
         self._tasks = [asyncio.create_task(each) for each in work]
 
     async def break_things(self) -> None:
-        """One fault, or two at a time, then the way back to calm; until there were enough."""
+        """Make one fault, or two at the same time, and wait for calm. Repeat this until the campaign is over."""
         options = self._options
         calm = self._random("calm")
         end = time.monotonic() + (options.duration_s or float("inf"))
-        groups = schedule(options.seed, options.faults, options.pair_share, quick=options.quick)
+        groups = schedule(options.seed, options.faults, options.pair_share, quick=options.quick, only=options.only)
         for number, group in enumerate(groups, start=1):
             if time.monotonic() > end:
                 break
@@ -234,76 +267,81 @@ class Campaign:
         await asyncio.sleep(LONG_CALM_S)
 
     async def finish(self) -> int:
-        """Have everybody finish; returns how many could not, because what they wait for never comes."""
+        """Let all tasks finish. Returns how many of them still wait for something after STOP_TIMEOUT_S."""
         self._stopping.set()
-        done, waiting = await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT_S)
-        for task in done:
+        ended_tasks, other_tasks = await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT_S)
+        for task in ended_tasks:
             task.result()
-        for task in waiting:
+        for task in other_tasks:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        return len(waiting)
+        await asyncio.gather(*other_tasks, return_exceptions=True)
+        return len(other_tasks)
 
     async def drain(self) -> bool:
-        """Whether the event queues are emptied in time. The workers end with it."""
+        """Wait until the event queues are empty, and stop the workers. Returns False after DRAIN_TIMEOUT_S."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 while True:
-                    while any([await self._admin.count(queue) != 0 for queue in EVENT_QUEUES]):
+                    while any([await self._admin.count(queue) != 0 for queue in (*EVENT_QUEUES, *PARKED_QUEUES)]):
                         await asyncio.sleep(0.1)
                     while await self._alerts_wait():
                         await asyncio.sleep(0.1)
-                    # What a worker has in hand it finishes or gives back when it is told to stop.
-                    for worker in self._world.workers:
+                    # On SIGTERM a worker finishes or gives back the events that it holds.
+                    for worker in self._system.workers:
                         async with worker.lock:
                             await terminate(worker, self._ledger)
-                    left = any([await self._admin.count(queue) != 0 for queue in EVENT_QUEUES])
-                    if not left and not await self._alerts_wait():
+                    are_left = any([await self._admin.count(queue) != 0 for queue in (*EVENT_QUEUES, *PARKED_QUEUES)])
+                    if not are_left and not await self._alerts_wait():
                         return True
-                    for worker in self._world.workers:
+                    for worker in self._system.workers:
                         worker.start()
         except TimeoutError:
             return False
 
     async def _alerts_wait(self) -> bool:
-        """Whether some are still to be published."""
-        async with self._world.admin() as connection:
-            wait: bool = await connection.fetchval(
-                "SELECT EXISTS (SELECT FROM double_exports WHERE published_at IS NULL)"
-            )
+        """Whether some alerts are not published yet."""
+        async with self._system.admin() as connection:
+            wait: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM alerts)")
             return wait
 
-    async def _inject(self, fault: Planned) -> float:
+    async def _inject(self, fault: PlannedFault) -> float:
         longest_s = self._options.longest_fault_s
         await asyncio.sleep(fault.delay_share * longest_s)
         try:
-            faults = Faults(self._world, self._ledger, Random(fault.seed), self._admin, longest_s)
+            stream = EventStream(Random(fault.seed), self._claims)
+            faults = Faults(self._system, self._ledger, stream, self._clients, longest_s)
             return await faults.inject(fault.kind)
         except TimeoutError:
             self._ledger.note("stuck", kind=fault.kind)
             return time.monotonic()
 
+    async def _note_shares_of_workers(self) -> None:
+        """Note again and again how much each worker has sent to the database so far, in bytes."""
+        while True:
+            self._ledger.note("shares", sent=[wire.request_bytes for wire in self._system.database_wires])
+            await asyncio.sleep(SHARES_PAUSE_S)
+
     async def _serving(self) -> None:
-        """Wait until new events get visible, and every operation is answered."""
-        story = self._probe_story
-        created = story.created()
+        """Wait until a new run is visible, and every operation is answered."""
+        stream = self._probe_stream
+        created = stream.created()
         run = {name: created[name] for name in ("runId", "orgId")}
-        finished = story.finished(**run, status="completed", claimIds=[f"probe-{story.uuid()}"])
+        finished = stream.finished(**run, status="completed", claimIds=[f"probe-{stream.uuid()}"])
         checked = {"orgId": run["orgId"], "claimIds": finished["claimIds"]}
-        reserved = {"orgId": run["orgId"], "runId": story.uuid(), "claimIds": [f"probe-{story.uuid()}"]}
-        await self._until_told("check-claims", checked)  # the first answer says that the queues are there
+        reserved = {"orgId": run["orgId"], "runId": stream.uuid(), "claimIds": [f"probe-{stream.uuid()}"]}
+        await self._until_answered("check-claims", checked)  # after the first reply, the queues are there
         await self._probe_publisher.deliver(
-            [story.outgoing(created, "run-created"), story.outgoing(finished, "run-finished")]
+            [stream.outgoing(created, "run-created"), stream.outgoing(finished, "run-finished")]
         )
-        await self._until_told("check-claims", checked, lambda result: bool(result["exported"]))
-        await self._until_told(
-            "get-export-run-by-id", {"runId": run["runId"]}, lambda told: told["triggeredBy"] is not None
+        await self._until_answered("check-claims", checked, lambda result: bool(result["exported"]))
+        await self._until_answered(
+            "get-export-run-by-id", {"runId": run["runId"]}, lambda result: result["triggeredBy"] is not None
         )
         lease = {"ttlSeconds": PROBE_TTL_S, "mode": "all-or-nothing", "takeExpired": False}
-        await self._until_told("reserve-claims", {**reserved, **lease})
-        await self._until_told("release-claims", {name: reserved[name] for name in ("orgId", "runId")})
+        await self._until_answered("reserve-claims", {**reserved, **lease})
+        await self._until_answered("release-claims", {name: reserved[name] for name in ("orgId", "runId")})
 
-    async def _until_told(
+    async def _until_answered(
         self, operation: str, request: Json, enough: Callable[[Json], bool] = lambda result: True
     ) -> None:
         while True:
@@ -313,7 +351,7 @@ class Campaign:
             await asyncio.sleep(PROBE_PAUSE_S)
 
     async def _all_workers_serving(self) -> None:
-        """Wait until every worker consumes from every queue, and no connection that is dead does."""
+        """Wait until every queue has one consumer per worker, and none of a dead connection."""
         for queue in (*EVENT_QUEUES, *REQUEST_QUEUES):
             while await self._admin.consumers(queue) != WORKERS:
                 await asyncio.sleep(PROBE_PAUSE_S)
@@ -323,20 +361,29 @@ class Campaign:
 
     def _client(self, *, replies: bool = False) -> Client:
         client = Client(
-            self._world.broker.url, replies=replies, unawaited=lambda ident: self._ledger.note("unawaited", id=ident)
+            self._system.broker.url,
+            replies=replies,
+            on_unexpected=lambda ident: self._ledger.note("unexpected-reply", id=ident),
         )
         self._stack.push_async_callback(client.close)
         return client
 
     def _publisher(self, name: str) -> Publisher:
-        return Publisher(self._client(), self._ledger, self._world.gate, self._random(name), self.counts)
+        return Publisher(self._client(), self._ledger, self._system.publish_lock, self._random(name), self.counts)
+
+
+KILLED: Final = '"exit_code": -9'
 
 
 def _bugs_logged(logs: list[Path]) -> list[str]:
-    """What workers said of themselves that only a bug explains."""
+    """The log lines that only a bug explains."""
     signs = ('"event_failed"', '"request_failed"', '"event_unstorable"', "Traceback")
-    found: list[str] = []
+    bugs: list[str] = []
     for log in logs:
         with log.open(encoding="utf-8", errors="replace") as lines:
-            found += [line.strip()[:500] for line in lines if any(sign in line for sign in signs)]
-    return found
+            bugs += [
+                line.strip()[:500]
+                for line in lines
+                if any(sign in line for sign in signs) or ('"part_ended"' in line and KILLED not in line)
+            ]
+    return bugs

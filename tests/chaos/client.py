@@ -1,6 +1,6 @@
-"""The campaign's own way to the broker: one plain connection, opened anew after each failure.
+"""The campaign's own connection to the broker. It is opened anew after each failure.
 
-It goes past the proxies: the wires broken on purpose are the workers'.
+It does not go through the proxies: only the workers' connections are broken on purpose.
 """
 
 import asyncio
@@ -17,25 +17,34 @@ PUBLISH_TIMEOUT_S: Final = 10
 CLOSE_TIMEOUT_S: Final = 1
 
 ERRORS: Final = (AMQPError, OSError, TimeoutError, RuntimeError)
-"""What a broker that is away raises; aiormq says RuntimeError of a connection that is closing."""
+"""The errors while the broker is away. aiormq raises RuntimeError for a connection that is closing."""
 
 
 class Client:
-    """Publishes with confirms; with `replies`, asks and hears replies instead.
+    """Publishes events with confirms. With `replies` it publishes requests without confirms, and consumes replies.
 
-    `unawaited` is told the request of each reply that nobody waits for: it is the second, or late.
+    For a reply that nobody waits for, `on_unexpected` is called with the id of its request: the reply is late, or the
+    second one. With `on_reply`, all replies go there, with the id of the request and the body.
     """
 
-    def __init__(self, url: str, *, replies: bool = False, unawaited: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        replies: bool = False,
+        on_unexpected: Callable[[str], object] | None = None,
+        on_reply: Callable[[str, bytes], object] | None = None,
+    ) -> None:
         self._url = f"{url}?heartbeat=10"
         self._replies = replies
-        self._opening = asyncio.Lock()
+        self._open_lock = asyncio.Lock()
         self._open: tuple[AbstractConnection, AbstractChannel] | None = None
-        self.waiting: dict[str, asyncio.Future[bytes]] = {}
-        self._unawaited = unawaited
+        self.futures: dict[str, asyncio.Future[bytes]] = {}
+        self._on_unexpected = on_unexpected
+        self._on_reply = on_reply
 
     async def publish(self, exchange: str, routing_key: str, body: bytes, properties: spec.Basic.Properties) -> bool:
-        """Whether the broker has confirmed it; without confirms, whether it was written to the wire."""
+        """Publish a message. Returns whether the broker has confirmed it; without confirms, whether it was sent."""
         channel = None
         try:
             channel = await self.channel()
@@ -57,32 +66,32 @@ class Client:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            await self.drop(channel)  # aiormq cancels those who publish when the heartbeat fails
+            await self.drop(channel)  # when the heartbeat fails, aiormq cancels the tasks that publish
             return False
 
     async def channel(self) -> AbstractChannel:
-        """The channel; connects if there is none. Raises one of ERRORS."""
-        async with self._opening:
+        """The channel. Connects if there is none. Raises one of ERRORS."""
+        async with self._open_lock:
             if self._open is None or self._open[0].is_closed or self._open[1].is_closed:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     connection = await aiormq.connect(self._url)
                     channel = await connection.channel(publisher_confirms=not self._replies, on_return_raises=True)
                     if self._replies:
-                        await channel.basic_consume("amq.rabbitmq.reply-to", self._take, no_ack=True)
+                        await channel.basic_consume("amq.rabbitmq.reply-to", self._receive, no_ack=True)
                 self._open = connection, channel
             return self._open[1]
 
     async def count(self, queue: str) -> int | None:
-        """How many messages stand ready in a queue; None where there is no such queue, or no broker."""
-        declared = await self._look(queue)
-        return None if declared is None else declared.message_count
+        """How many messages of a queue are ready. None if there is no such queue, or no broker."""
+        answer = await self._declare(queue)
+        return None if answer is None else answer.message_count
 
     async def consumers(self, queue: str) -> int:
-        """How many consume from a queue. If anybody does, it is bound, too."""
-        declared = await self._look(queue)
-        return (declared and declared.consumer_count) or 0
+        """How many consumers a queue has. A worker binds the queue before it consumes."""
+        answer = await self._declare(queue)
+        return (answer and answer.consumer_count) or 0
 
-    async def _look(self, queue: str) -> spec.Queue.DeclareOk | None:
+    async def _declare(self, queue: str) -> spec.Queue.DeclareOk | None:
         channel = None
         try:
             channel = await self.channel()
@@ -93,7 +102,7 @@ class Client:
             return None
 
     async def delete(self, queue: str) -> bool:
-        """Delete a queue, whoever consumes from it; whether it is gone."""
+        """Delete a queue, even if it has consumers. Returns whether it is gone."""
         channel = None
         try:
             channel = await self.channel()
@@ -105,7 +114,7 @@ class Client:
             return False
 
     async def drop(self, channel: AbstractChannel | None) -> None:
-        """Give up the connection that this channel is of, if it is still the one in use."""
+        """Close the connection of this channel, if it is still the one in use. None stands for any channel."""
         if self._open is None or (channel is not None and channel is not self._open[1]):
             return
         connection, _ = self._open
@@ -123,15 +132,18 @@ class Client:
         """Close the connection."""
         await self.drop(None)
 
-    async def _take(self, reply: DeliveredMessage) -> None:
+    async def _receive(self, reply: DeliveredMessage) -> None:
         correlation_id = str(reply.header.properties.correlation_id)
-        waiting = self.waiting.get(correlation_id)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(reply.body)
-        elif self._unawaited is not None:
-            self._unawaited(correlation_id)
+        if self._on_reply is not None:
+            self._on_reply(correlation_id, reply.body)
+            return
+        future = self.futures.get(correlation_id)
+        if future is not None and not future.done():
+            future.set_result(reply.body)
+        elif self._on_unexpected is not None:
+            self._on_unexpected(correlation_id)
 
 
-def properties(**given: Any) -> spec.Basic.Properties:
-    """Persistent JSON, with these properties in place of its own."""
-    return spec.Basic.Properties(**{"content_type": "application/json", "delivery_mode": 2, **given})
+def properties(**others: Any) -> spec.Basic.Properties:
+    """The properties of a persistent JSON message, with these others."""
+    return spec.Basic.Properties(**{"content_type": "application/json", "delivery_mode": 2, **others})

@@ -1,4 +1,4 @@
-"""The checker's look into the dead-letter queues. It takes nothing out."""
+"""Reads the dead-letter queues for the checker. The messages stay there."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,36 +16,36 @@ QUEUES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message in one of the queues."""
+    """A message in one of QUEUES."""
 
     queue: str
     message_id: str
     body: bytes
     code: object
     failed_at: float | None
-    """Wall clock, seconds."""
+    """When it failed, in seconds of the wall clock. None if its header is missing."""
 
 
-async def all_of_them(amqp_url: str) -> list[DeadLetter]:
-    """Every message in every dead-letter queue, and what nobody was bound for."""
-    found = []
+async def read_dead_letters(amqp_url: str) -> list[DeadLetter]:
+    """All messages of the dead-letter queues and of the queue for unroutable messages."""
+    letters = []
     connection = await aiormq.connect(amqp_url)
     channel = await connection.channel()
     for queue in QUEUES:
         while True:
-            got = await channel.basic_get(queue)
-            if not isinstance(got.delivery, spec.Basic.GetOk):
+            message = await channel.basic_get(queue)
+            if not isinstance(message.delivery, spec.Basic.GetOk):
                 break
-            headers = got.header.properties.headers or {}
+            headers = message.header.properties.headers or {}
             failed_at = headers.get("x-failed-at")
-            found.append(
+            letters.append(
                 DeadLetter(
                     queue,
-                    got.header.properties.message_id or "",
-                    got.body,
+                    message.header.properties.message_id or "",
+                    message.body,
                     headers.get("x-error-code"),
                     datetime.fromisoformat(failed_at).timestamp() if isinstance(failed_at, str) else None,
                 )
             )
-    await connection.close()  # they all go back
-    return found
+    await connection.close()  # RabbitMQ puts all unacknowledged messages back
+    return letters

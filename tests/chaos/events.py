@@ -1,4 +1,4 @@
-"""What the exporters have to tell: runs of several organisations, out of order, twice, and contradicting."""
+"""The events of the exporters: runs of several organisations, out of order, with duplicates and contradictions."""
 
 import json
 from dataclasses import dataclass
@@ -12,81 +12,82 @@ Json = dict[str, Any]
 ORGANISATIONS: Final = tuple(f"org-{number}" for number in range(6))
 STATUSES: Final = ("completed", "completed", "completed", "partial", "failed")
 CLAIMS_WINDOW: Final = 400
-"""Runs carry claims out of a window that moves on, so that several runs carry the same claim."""
+"""Runs carry claims from a window that moves, so that several runs carry the same claim."""
 
 LEASED_WINDOW: Final = 12
-"""Few, so that those who reserve them meet."""
+"""There are few claims to reserve, so that several runs want the same one."""
 
-HELD_BACK_MAX: Final = 150
-"""Events that wait for their turn, which is drawn by lot."""
+BACKLOG_EVENTS_MAX: Final = 150
+"""This many events wait to be published. The next one is chosen at random."""
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message to publish until it is confirmed. `code` is why it must be dead-lettered, if it must."""
+class OutgoingMessage:
+    """A message to publish until it is confirmed. A poison message has the error code of its dead letter."""
 
     key: str
     event_type: str
     body: bytes
     code: str | None = None
-    said_type: str | None = None
-    malformed: bool = False
+    type_property: str | None = None
+    is_malformed: bool = False
 
 
 class Claims:
-    """The claims that runs carry at present; the guard asks for them."""
+    """The claims that runs carry at present. The guard checks them."""
 
     def __init__(self) -> None:
         self._head = CLAIMS_WINDOW
         self._first_leased = 0
 
     def draw(self, random: Random, most: int) -> list[str]:
-        """A few claims out of the window, which moves on."""
+        """Claims from the window, at most this many. The window moves."""
         self._head += 1
         numbers = {self._head - int(random.triangular(0, CLAIMS_WINDOW, 0)) for _ in range(random.randint(0, most))}
         return [f"claim-{number}" for number in sorted(numbers, key=lambda number: random.random())]
 
-    def ask(self, random: Random, most: int) -> list[str]:
-        """A few claims worth asking for: most were exported lately, some just now, some never."""
-        asked = {f"claim-{self._head + 3 - random.randrange(CLAIMS_WINDOW)}" for _ in range(random.randint(1, most))}
-        return sorted(asked) + (self.draw_leased(random, 3) if random.random() < 0.3 else [])
+    def sample(self, random: Random, most: int) -> list[str]:
+        """Claims to check: most of them were exported lately, some just now, some never."""
+        numbers = [self._head + 3 - random.randrange(CLAIMS_WINDOW) for _ in range(random.randint(1, most))]
+        claim_ids = sorted({f"claim-{number}" for number in numbers})
+        return claim_ids + (self.draw_leased(random, 3) if random.random() < 0.3 else [])
 
     def draw_leased(self, random: Random, most: int) -> list[str]:
-        """A few claims of those that are reserved before they are exported."""
+        """Claims that are reserved before they are exported, at most this many."""
         numbers = random.sample(range(LEASED_WINDOW), random.randint(1, most))
         return [f"leased-{self._first_leased + number}" for number in numbers]
 
     def replace_leased(self) -> None:
-        """Some were exported: have one that nobody knows in place of the oldest."""
+        """After an export: put a new claim in place of the oldest one."""
         self._first_leased += 1
 
 
-class Story:
+class EventStream:
     """An endless, repeatable stream of events from one exporter."""
 
     def __init__(self, random: Random, claims: Claims) -> None:
         self.random = random
         self._claims = claims
-        self._held_back: list[Outgoing] = []
+        self._backlog: list[OutgoingMessage] = []
         self.recent_runs: list[str] = []
 
-    def next(self) -> Outgoing:
+    def next(self) -> OutgoingMessage:
         """The next event to publish."""
-        while len(self._held_back) < HELD_BACK_MAX:
-            self._held_back += self._run()
-        position = self.random.randrange(len(self._held_back))
-        self._held_back[position], self._held_back[-1] = self._held_back[-1], self._held_back[position]
-        return self._held_back.pop()
+        while len(self._backlog) < BACKLOG_EVENTS_MAX:
+            self._backlog += self._run()
+        position = self.random.randrange(len(self._backlog))
+        self._backlog[position], self._backlog[-1] = self._backlog[-1], self._backlog[position]
+        return self._backlog.pop()
 
-    def rest(self) -> list[Outgoing]:
-        """What was held back."""
-        rest, self._held_back = self._held_back, []
+    def rest(self) -> list[OutgoingMessage]:
+        """The events that still wait."""
+        rest, self._backlog = self._backlog, []
         return rest
 
     def uuid(self) -> str:
-        """A repeatable uuid."""
+        """The next random uuid. The same seed gives the same uuids."""
         return str(UUID(int=self.random.getrandbits(128), version=4))
 
     def created(self, **fields: Any) -> Json:
@@ -98,7 +99,9 @@ class Story:
             "periodStart": start.isoformat(),
             "periodEnd": (start + timedelta(days=random.randrange(31))).isoformat(),
             "retryOfRunId": self.uuid(),
-            "override": {"reason": f"asked for, {random.randrange(9)}", "approvedBy": "carol"},
+            "trigger": random.choice(["manual", "scheduled", "api"]),
+            "scope": random.choice(["chapter 7", "cost unit 12"]),
+            "override": {"reason": f"claim_ids for, {random.randrange(9)}", "approvedBy": "carol"},
             "unknownField": {"kept": [1, None, "in the log"]},
         }
         return {
@@ -129,10 +132,12 @@ class Story:
             **fields,
         }
 
-    def outgoing(self, event: Json, event_type: str, **more: Any) -> Outgoing:
-        """An event as a message; now and then with properties that cannot be decoded."""
-        malformed = self.random.random() < 0.002
-        return Outgoing(event["eventId"], event_type, json.dumps(event).encode(), malformed=malformed, **more)
+    def outgoing(self, event: Json, event_type: str, **more: Any) -> OutgoingMessage:
+        """An event as a message. One in 500 has properties that cannot be decoded."""
+        is_malformed = self.random.random() < 0.002
+        return OutgoingMessage(
+            event["eventId"], event_type, json.dumps(event).encode(), is_malformed=is_malformed, **more
+        )
 
     def _identity(self) -> Json:
         at = _EPOCH + timedelta(milliseconds=self.random.randrange(10**9))
@@ -144,7 +149,7 @@ class Story:
             "orgId": self.random.choice(ORGANISATIONS),
         }
 
-    def _run(self) -> list[Outgoing]:
+    def _run(self) -> list[OutgoingMessage]:
         """All events of one run, some of them twice."""
         random = self.random
         run = {"runId": self.uuid(), "orgId": random.choice(ORGANISATIONS)}
@@ -152,11 +157,11 @@ class Story:
         created = [self.created(**run) for _ in range(random.choices([0, 1, 2], [5, 87, 8])[0])]
         finished = [self.finished(**run) for _ in range(random.choices([0, 1, 2, 3], [6, 74, 14, 6])[0])]
         if finished and random.random() < 0.1:
-            # Another event that says the same: no conflict.
+            # Another event with the same content is no conflict.
             finished.append({**finished[0], "eventId": self.uuid()})
-        told = [(event, "run-created") for event in created] + [(event, "run-finished") for event in finished]
-        again = [(self._reordered(event), kind) for event, kind in told if random.random() < 0.1]
-        return [self.outgoing(event, kind) for event, kind in told + again]
+        events = [(event, "run-created") for event in created] + [(event, "run-finished") for event in finished]
+        duplicates = [(self._reordered(event), kind) for event, kind in events if random.random() < 0.1]
+        return [self.outgoing(event, kind) for event, kind in events + duplicates]
 
     def _reordered(self, event: Json) -> Json:
         """The same JSON, perhaps with its members in another order."""

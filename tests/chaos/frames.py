@@ -3,9 +3,10 @@
 import struct
 from collections.abc import Callable
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from aiormq import spec
+from pamqp import decode
 
 _HEADERS = 1 << 13
 _DELIVERY_MODE = 1 << 12
@@ -14,7 +15,7 @@ _TIMESTAMP = 1 << 6
 
 
 class MalformedProperties(spec.Basic.Properties):
-    """Properties as bytes of our own making; the message id is in order."""
+    """Properties that are sent as these bytes. Only the message id is well formed."""
 
     def __init__(self, message_id: str, headers: bytes, timestamp: bytes) -> None:
         super().__init__(message_id=message_id)
@@ -25,7 +26,7 @@ class MalformedProperties(spec.Basic.Properties):
         self._raw = struct.pack(">H", flags) + headers + b"\x02" + bytes([len(name)]) + name + timestamp
 
     def marshal(self) -> bytes:
-        """What goes over the wire."""
+        """The bytes that are sent."""
         return self._raw
 
 
@@ -50,6 +51,29 @@ _MALFORMED: Final[list[Callable[[str], MalformedProperties]]] = [
 ]
 
 
-def malformed(message_id: str, random: Random) -> spec.Basic.Properties:
-    """Properties that a careless decoder chokes on."""
+def malformed_properties(message_id: str, random: Random) -> spec.Basic.Properties:
+    """Properties that make a careless decoder fail."""
     return random.choice(_MALFORMED)(message_id)
+
+
+_decode_timestamp, _decode_table = decode.timestamp, decode.field_table
+
+
+def read_malformed_properties() -> None:
+    """Make the client library of this process read such properties, and not drop its connection."""
+    decode.METHODS["timestamp"] = decode.TABLE_MAPPING[b"T"] = _timestamp
+    decode.METHODS["table"] = _tolerant_table
+
+
+def _timestamp(value: bytes) -> tuple[int, Any]:
+    try:
+        return _decode_timestamp(value)
+    except (ValueError, OverflowError, OSError):
+        return 8, None
+
+
+def _tolerant_table(value: bytes) -> tuple[int, Any]:
+    try:
+        return _decode_table(value)
+    except (ValueError, RecursionError):
+        return 4 + int.from_bytes(value[:4], "big"), {}

@@ -1,4 +1,4 @@
-"""What the checker knows of leases: who asked for a claim, who was granted it, and until when."""
+"""Judges leases: which run requested a claim, which run was granted it, and until when."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,111 +12,113 @@ Json = dict[str, Any]
 Claim = tuple[str, str]
 
 CLOCK_GRACE_S: Final = 0.1
-"""The ledger's clock and the database's are one, but are not read at one moment."""
+"""The ledger and the database use the same clock, but do not read it at the same moment."""
 
-REQUEST_LASTS_S: Final = 10.0
-"""So long after it was sent a request may still be worked on."""
+REQUEST_S_MAX: Final = 10.0
+"""A worker may still handle a request this long after it was sent."""
 
 
 @dataclass(slots=True)
 class Grant:
-    """A claim was granted to a run, at some moment from `asked_t` to `heard_t`."""
+    """A claim was granted to a run, at some moment between `request_t` and `reply_t`."""
 
     run: str
-    asked_t: float
-    heard_t: float
+    request_t: float
+    reply_t: float
     expires_t: float
     token: int
 
 
 class Leases:
-    """Judges reservations against each other.
+    """Compares reservations with each other.
 
-    Of two runs that were granted one claim, one came first: it has the smaller token, and it can have been over before
-    the other was told. A grant is over when its run gives the claim back or ends, or else when it has expired and
-    somebody asks to take what has expired.
+    If two runs were granted the same claim, one grant must have come first: it has the smaller token, and it can have
+    ended before the other run got its reply. A grant ends when its run releases the claim or ends, or when it has
+    expired and another run requests it with `takeExpired`.
     """
 
     def __init__(self) -> None:
         self.wall_minus_t = 0.0
-        self.granted = 0
-        self.refused = 0
-        self.taking: set[str] = set()
-        """Runs that would take expired leases: the log says when they did."""
+        self.grant_count = 0
+        self.conflict_count = 0
+        self.taker_runs: set[str] = set()
+        """Runs that sent `takeExpired`. Only these may have a claims-taken entry in the log."""
 
-        self._asked: dict[Claim, set[str]] = defaultdict(set)
+        self._requesters: dict[Claim, set[str]] = defaultdict(set)
         self._grants: dict[Claim, list[Grant]] = defaultdict(list)
-        self._given_back: dict[str, list[float]] = defaultdict(list)
+        self._end_times: dict[str, list[float]] = defaultdict(list)
         self._takers: dict[Claim, list[tuple[str, float]]] = defaultdict(list)
 
-    def note_asked(self, ask: Record) -> None:
-        """Somebody asks: from now on the service may do it."""
+    def note_request(self, ask: Record) -> None:
+        """Note a request that is about to be sent: from now on the service may carry it out."""
         request = ask["request"]
         if ask["op"] == "release-claims":
-            self._given_back[request["runId"]].append(ask["t"])
+            self._end_times[request["runId"]].append(ask["t"])
             return
         if request["takeExpired"]:
-            self.taking.add(request["runId"])
+            self.taker_runs.add(request["runId"])
         for claim in request["claimIds"]:
-            self._asked[request["orgId"], claim].add(request["runId"])
+            self._requesters[request["orgId"], claim].add(request["runId"])
             if request["takeExpired"]:
                 self._takers[request["orgId"], claim].append((request["runId"], ask["t"]))
 
     def note_finished(self, run: str, t: float) -> None:
-        """A run-finished may arrive from now on."""
-        self._given_back[run].append(t)
+        """Note that a run-finished is about to be published: from now on its run may have ended."""
+        self._end_times[run].append(t)
 
-    def asked_for(self, org: str, claim: str) -> bool:
-        """Whether anybody asked to reserve a claim by now."""
-        return bool(self._asked.get((org, claim)))
+    def was_requested(self, org: str, claim: str) -> bool:
+        """Whether any run has requested a claim by now."""
+        return bool(self._requesters.get((org, claim)))
 
     def judge_release(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
-        """A release is always right."""
+        """A release must succeed."""
         if not reply["ok"]:
             yield f"error {reply['error']['code']}"
 
     def judge_reservation(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
-        """What is wrong with an answer, if anything."""
+        """The mistakes in the reply to a reservation."""
         request = ask["request"]
         org, run = request["orgId"], request["runId"]
         if not reply["ok"]:
-            # A release that came late, or a run-finished, may have ended the run.
-            if reply["error"]["code"] != "CONFLICT" or not self._given_back.get(run):
+            # A run-finished may have ended the run, or a release may have come late.
+            if reply["error"]["code"] != "CONFLICT" or not self._end_times.get(run):
                 yield f"error {reply['error']['code']}"
             return
         result = reply["result"]
         granted, conflicts = result["granted"], result["conflicts"]
-        self.granted += len(granted)
-        self.refused += len(conflicts)
-        answered = sorted([*granted, *(each["claimId"] for each in conflicts)])
+        self.grant_count += len(granted)
+        self.conflict_count += len(conflicts)
+        claims = sorted([*granted, *(each["claimId"] for each in conflicts)])
         whole = request["mode"] == "all-or-nothing" and bool(conflicts)
-        if (whole and granted) or (not whole and answered != sorted(request["claimIds"])):
-            yield "not each claim once, or a part of what was to be granted whole"
+        if (whole and granted) or (not whole and claims != sorted(request["claimIds"])):
+            yield "not each claim once, or only some claims of an all-or-nothing request"
         for conflict in conflicts:
             claim = org, conflict["claimId"]
             if conflict["reason"] == "exported":
                 continue
-            if conflict["runId"] == run or conflict["runId"] not in self._asked[claim]:
-                yield f"{conflict} is with a run that never asked for it"
+            if conflict["runId"] == run or conflict["runId"] not in self._requesters[claim]:
+                yield f"{conflict} names a run that never requested the claim"
         if not granted:
             return
         expires_t = datetime.fromisoformat(result["expiresAt"]).timestamp() - self.wall_minus_t
         if not ask["t"] - CLOCK_GRACE_S <= expires_t - request["ttlSeconds"] <= t + CLOCK_GRACE_S:
-            yield f"expires {expires_t - t:.2f} s after the answer"
+            yield f"expires {expires_t - t:.2f} s after the reply"
         new = Grant(run, ask["t"], t, expires_t, result["fencingToken"])
         for claim_id in granted:
             grants = self._grants[org, claim_id]
             for old in grants:
-                if old.run != run and not any(self._over((org, claim_id), *pair) for pair in ((old, new), (new, old))):
-                    yield f"{claim_id} was granted to {run} beside {old}"
+                if old.run != run and not any(
+                    self._can_precede((org, claim_id), *pair) for pair in ((old, new), (new, old))
+                ):
+                    yield f"{claim_id} was granted to {run} while {old} was valid"
             grants.append(new)
 
-    def _over(self, claim: Claim, first: Grant, second: Grant) -> bool:
-        """Whether the first grant can have been over before the second was told."""
-        ends = [t for t in self._given_back.get(first.run, []) if t >= first.asked_t]
+    def _can_precede(self, claim: Claim, first: Grant, second: Grant) -> bool:
+        """Whether the first grant can have ended before the second was made."""
+        ends = [t for t in self._end_times.get(first.run, []) if t >= first.request_t]
         if any(
-            run != first.run and first.asked_t - REQUEST_LASTS_S < t < second.heard_t
+            run != first.run and first.request_t - REQUEST_S_MAX < t < second.reply_t
             for run, t in self._takers.get(claim, [])
         ):
             ends.append(first.expires_t)
-        return first.token < second.token and second.heard_t >= min(ends, default=float("inf")) - CLOCK_GRACE_S
+        return first.token < second.token and second.reply_t >= min(ends, default=float("inf")) - CLOCK_GRACE_S

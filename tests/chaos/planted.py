@@ -1,4 +1,4 @@
-"""A worker with a bug in it, for the checker to catch: `python -m tests.chaos.planted BUG worker`."""
+"""Runs a worker with a bug that the checker must find: `python -m tests.chaos.planted BUG worker`."""
 
 import itertools
 import random
@@ -8,68 +8,74 @@ from dataclasses import replace
 from typing import Any, Final
 
 import sql
-import worker.alerts
-import worker.amqp
-import worker.events
-import worker.requests
-import worker.routes
-import worker.session
-from handlers import events as handler
-from worker.cli import main
+import sql.connection
+import worker.broker.messages
+import worker.database.errors
+import worker.events.consumer
+import worker.events.writer
+import worker.jobs.alert_outbox
+import worker.requests.reply_sender
+from cli.main import main
+from handlers import event_log, events
+from handlers.query_arguments import column_arrays
 
-FORGETFUL_BATCH: Final = 10
-"""Every so manieth batch of several events loses one."""
+BUG_EVERY: Final = 10
+"""A bug that is not there every time strikes at every tenth batch, alert or reply."""
 
 
 def ack_before_commit() -> None:
-    """Acknowledge a batch when it is taken, not when it is stored."""
+    """Acknowledge a batch before it is stored, not afterwards."""
     acknowledged: dict[int, Any] = {}
-    process, ack = worker.events.EventConsumer._process, worker.amqp.ack
+    process, ack = worker.events.consumer.EventConsumer._process, worker.broker.messages.ack
 
-    async def ack_first(self: worker.events.EventConsumer, batch: Sequence[Any], stopping: Any) -> None:
+    async def ack_first(self: worker.events.consumer.EventConsumer, batch: Sequence[Any]) -> None:
         for delivery in batch:
             await ack(delivery)
             acknowledged[id(delivery)] = delivery
-        await process(self, batch, stopping)
+        await process(self, batch)
 
     async def ack_once(*deliveries: Any) -> None:
-        if left := [delivery for delivery in deliveries if id(delivery) not in acknowledged]:
-            await ack(*left)
+        if rest := [delivery for delivery in deliveries if id(delivery) not in acknowledged]:
+            await ack(*rest)
 
-    _plant(worker.events.EventConsumer, "_process", ack_first)
-    _plant(worker.events, "ack", ack_once)
+    _plant(worker.events.consumer.EventConsumer, "_process", ack_first)
+    _plant(worker.events.writer, "ack", ack_once)
 
 
 def drop_dedupe() -> None:
-    """Log whatever comes, known or not. (The campaign takes the primary key away.)"""
+    """Log every event, also one that is logged already. (The campaign drops the primary key.)"""
     _edit_queries(lambda text: text.replace("ON CONFLICT (event_id) DO NOTHING", ""))
 
 
 def forget_one_event() -> None:
-    """Now and then store a batch without its last event, and say nothing."""
+    """Store every tenth batch without its last event."""
     batches = itertools.count(1)
 
     def forgetting(store: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         async def forget(connection: Any, events: Sequence[Any]) -> None:
-            forgetful = len(events) > 1 and next(batches) % FORGETFUL_BATCH == 0
-            await store(connection, events[:-1] if forgetful else events)
+            is_forgetful = len(events) > 1 and next(batches) % BUG_EVERY == 0
+            await store(connection, events[:-1] if is_forgetful else events)
 
         return forget
 
-    forgetful = tuple(replace(route, store=forgetting(route.store)) for route in worker.routes.EVENT_ROUTES)
-    _plant(worker.session, "EVENT_ROUTES", forgetful)
+    init = worker.events.consumer.EventConsumer.__init__
+
+    def init_forgetful(self: worker.events.consumer.EventConsumer, route: Any, *others: Any) -> None:
+        init(self, replace(route, store=forgetting(route.store)), *others)
+
+    _plant(worker.events.consumer.EventConsumer, "__init__", init_forgetful)
 
 
 def unsorted_upsert() -> None:
-    """Write rows in the order in which they come, which is any."""
-    columns = handler._columns
+    """Write rows in a random order, and not sorted."""
 
     def shuffled(rows: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
-        some = list(rows)
-        random.shuffle(some)
-        return columns(some)
+        order = list(rows)
+        random.shuffle(order)
+        return column_arrays(order)
 
-    _plant(handler, "_columns", shuffled)
+    _plant(event_log, "column_arrays", shuffled)
+    _plant(events, "column_arrays", shuffled)
     orders = {
         "ORDER BY event_id": "",
         "ORDER BY event.run_id": "",
@@ -86,40 +92,55 @@ def unsorted_upsert() -> None:
 
 
 def ignore_leases() -> None:
-    """Grant claims whoever holds them, and take them away from whoever does."""
-    found = "FROM claim_leases\n    WHERE claim_id = ANY"
-    free = "AS free (claim_id) CROSS JOIN token"
-    taking = (
+    """Grant claims that other runs hold, and take them away from those runs."""
+    leases = "FROM claim_leases\n    WHERE claim_id = ANY"
+    free_claims = "AS free (claim_id) CROSS JOIN token"
+    overwrite = (
         " ON CONFLICT (claim_id, org_id) DO UPDATE SET"
         " run_id = excluded.run_id, expires_at = excluded.expires_at, fencing_token = excluded.fencing_token"
     )
     _edit_queries(
-        lambda text: text.replace(found, found.replace("WHERE", "WHERE false AND")).replace(free, free + taking)
+        lambda text: text.replace(leases, leases.replace("WHERE", "WHERE false AND")).replace(
+            free_claims, free_claims + overwrite
+        )
     )
 
 
 def forget_alerts() -> None:
-    """Take alerts out of the outbox now and then without publishing them."""
+    """Take every tenth alert out of the outbox without publishing it."""
     attempts = itertools.count(1)
-    publish = worker.amqp.publish
+    publish = worker.broker.messages.publish
 
     async def forget(*arguments: Any) -> bool:
-        return not next(attempts) % FORGETFUL_BATCH or await publish(*arguments)
+        return not next(attempts) % BUG_EVERY or await publish(*arguments)
 
-    _plant(worker.alerts, "publish", forget)
+    _plant(worker.jobs.alert_outbox, "publish", forget)
 
 
 def reply_twice() -> None:
-    """Send every so manieth reply a second time."""
+    """Send every tenth reply twice."""
     replies = itertools.count(1)
-    reply = worker.amqp.reply
+    reply = worker.broker.messages.reply
 
-    async def repeat(link: Any, answers: Sequence[Any]) -> None:
-        await reply(link, answers)
-        if next(replies) % FORGETFUL_BATCH == 0:
+    async def repeat(link: Any, answers: Sequence[Any]) -> bool:
+        if next(replies) % BUG_EVERY == 0:
             await reply(link, answers)
+        return await reply(link, answers)
 
-    _plant(worker.requests, "reply", repeat)
+    _plant(worker.requests.reply_sender, "reply", repeat)
+
+
+def lock_timeout_is_outage() -> None:
+    """Take a lock time-out for an outage of the database: try the whole batch again, until the lock is gone."""
+    interrupted = tuple(each for each in worker.database.errors._INTERRUPTED if each != "55P03")
+    _plant(worker.database.errors, "_INTERRUPTED", interrupted)
+    _plant(worker.database.errors, "_UNAVAILABLE", (*worker.database.errors._UNAVAILABLE, "55P03"))
+
+
+def ack_without_standby() -> None:
+    """Do not wait for the standby when a repeated write finds that it is stored."""
+    assert "pg_logical_emit_message" in sql.connection._COMMIT
+    _plant(sql.connection, "_COMMIT", "COMMIT")
 
 
 def _edit_queries(edit: Callable[[str], str]) -> None:
@@ -129,6 +150,7 @@ def _edit_queries(edit: Callable[[str], str]) -> None:
 
 
 def _plant(owner: object, name: str, bug: object) -> None:
+    assert hasattr(owner, name), f"{owner} has no {name}: the bug would do nothing"
     setattr(owner, name, bug)
 
 
@@ -140,6 +162,8 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
     "ignore-leases": ignore_leases,
     "forget-alerts": forget_alerts,
     "reply-twice": reply_twice,
+    "lock-timeout-is-outage": lock_timeout_is_outage,
+    "ack-without-standby": ack_without_standby,
 }
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Those who reserve claims, and then renew, release, fail, export, or are never heard of again."""
+"""Clients that reserve claims, and then renew them, release them, fail, export them, or crash."""
 
 import asyncio
 from random import Random
 from typing import Final
 
-from tests.chaos.events import ORGANISATIONS, Claims, Story
+from tests.chaos.events import ORGANISATIONS, Claims, EventStream
 from tests.chaos.exporters import Publisher
 from tests.chaos.guard import Guard
 
@@ -14,11 +14,13 @@ HELD_S_MAX: Final = 1.5
 PAUSE_S: Final = 0.1
 
 
-async def reserve(guard: Guard, publisher: Publisher, story: Story, claims: Claims, stopping: asyncio.Event) -> None:
-    """Reserve a few claims of few, again and again, until told to stop."""
-    random: Random = story.random
+async def reserve(
+    guard: Guard, publisher: Publisher, stream: EventStream, claims: Claims, stopping: asyncio.Event
+) -> None:
+    """Reserve a few claims again and again, until `stopping` is set."""
+    random: Random = stream.random
     while not stopping.is_set():
-        run = {"orgId": random.choice(ORGANISATIONS), "runId": story.uuid()}
+        run = {"orgId": random.choice(ORGANISATIONS), "runId": stream.uuid()}
         request = {
             **run,
             "claimIds": claims.draw_leased(random, CLAIMS_RESERVED_MAX),
@@ -29,17 +31,17 @@ async def reserve(guard: Guard, publisher: Publisher, story: Story, claims: Clai
         reply = await guard.ask_twice("reserve-claims", request)
         if reply and reply["ok"] and reply["result"]["granted"]:
             await asyncio.sleep(random.uniform(0, HELD_S_MAX))
-            what = random.choice(["renew", "release", "failed", "completed", "crash"])
-            match what:
+            next_step = random.choice(["renew", "release", "failed", "completed", "crash"])
+            match next_step:
                 case "renew":
                     await guard.ask_twice("reserve-claims", {**request, "claimIds": reply["result"]["granted"]})
                 case "release":
                     await guard.ask_twice("release-claims", run)
                 case "failed" | "completed":
-                    finished = story.finished(**run, status=what, claimIds=reply["result"]["granted"])
+                    finished = stream.finished(**run, status=next_step, claimIds=reply["result"]["granted"])
                     finished.pop("skippedClaims", None)
-                    await publisher.deliver([story.outgoing(finished, "run-finished")])
-                    if what == "completed":
+                    await publisher.deliver([stream.outgoing(finished, "run-finished")])
+                    if next_step == "completed":
                         claims.replace_leased()
                 case _:
                     pass

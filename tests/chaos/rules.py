@@ -1,4 +1,4 @@
-"""What a set of events comes to, by the rules of the contract (DESIGN section 3), from plain JSON."""
+"""The rules of docs/MERGE_RULES.md once more, on plain JSON: the run that a set of events leads to."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ STATUSES: Final = ("pending", "failed", "partial", "completed")
 OUTCOMES: Final = ("attempted", "skipped", "exported")
 
 _CREATED_FACTS = (
-    "triggeredBy", "format", "targetSystem", "periodStart", "periodEnd", "retryOfRunId", "override"
+    "triggeredBy", "format", "targetSystem", "periodStart", "periodEnd", "retryOfRunId", "override", "trigger", "scope"
 )  # fmt: skip
 
 
 def run_of(events: Sequence[tuple[str, Json]]) -> Json:
-    """The row of a run, from the types and bodies of all its events, each event once."""
+    """The row of a run after all its events. Each event is there once, with its type."""
     created = sorted((event for kind, event in events if kind == "run-created"), key=_age)
     finished = sorted(
         (event for kind, event in events if kind == "run-finished"),
@@ -35,6 +35,8 @@ def run_of(events: Sequence[tuple[str, Json]]) -> Json:
         "triggered_by": start.get("triggeredBy"),
         "format": start.get("format"),
         "target_system": start.get("targetSystem"),
+        "trigger": start.get("trigger"),
+        "scope": start.get("scope"),
         "period_start": _date(start.get("periodStart")),
         "period_end": _date(start.get("periodEnd")),
         "retry_of_run_id": UUID(start["retryOfRunId"]) if "retryOfRunId" in start else None,
@@ -54,27 +56,64 @@ def run_of(events: Sequence[tuple[str, Json]]) -> Json:
         "deleted_at": None,
         "deleted_by": None,
         "deleted_reason": None,
-        "has_conflict": len(set(map(_said_at_start, created))) > 1 or len(set(map(_said_at_end, finished))) > 1,
+        "has_conflict": len(set(map(_created_facts, created))) > 1 or len(set(map(_finished_facts, finished))) > 1,
     }
 
 
 def claims_of(events: Sequence[tuple[str, Json]]) -> dict[str, tuple[str, str | None]]:
-    """Each claim of a run: its outcome, and if it was skipped the reason, of several the first in order."""
+    """The outcome of each claim of a run, and the reason if it was skipped: of several the first in sort order."""
     outcomes: dict[str, str] = {}
     reasons: dict[str, list[str]] = {}
     for kind, event in events:
         if kind != "run-finished":
             continue
-        carried = "attempted" if event["status"] == "failed" else "exported"
-        said = [(claim, carried) for claim in event["claimIds"]]
+        outcome = "attempted" if event["status"] == "failed" else "exported"
+        outcomes_of_event = [(claim, outcome) for claim in event["claimIds"]]
         for skipped in event.get("skippedClaims", []):
-            said.append((skipped["claimId"], "skipped"))
+            outcomes_of_event.append((skipped["claimId"], "skipped"))
             reasons.setdefault(skipped["claimId"], []).append(skipped["reason"])
-        for claim, outcome in said:
+        for claim, outcome in outcomes_of_event:
             outcomes[claim] = max(outcome, outcomes.get(claim, "attempted"), key=OUTCOMES.index)
     return {
         claim: (outcome, min(reasons[claim]) if outcome == "skipped" else None) for claim, outcome in outcomes.items()
     }
+
+
+def is_run_of(run_reply: Json, events: Sequence[tuple[str, Json]]) -> bool:
+    """Whether a run in a reply is the run that these events lead to."""
+    run, claims = run_of(events), claims_of(events)
+    error, artifact, override = run_reply["error"] or {}, run_reply["artifact"] or {}, run_reply["override"] or {}
+    columns = {
+        "triggered_by": run_reply["triggeredBy"],
+        "format": run_reply["format"],
+        "target_system": run_reply["targetSystem"],
+        "trigger": run_reply["trigger"],
+        "scope": run_reply["scope"],
+        "period_start": run_reply["periodStart"] and date.fromisoformat(run_reply["periodStart"]),
+        "period_end": run_reply["periodEnd"] and date.fromisoformat(run_reply["periodEnd"]),
+        "status": run_reply["status"],
+        "created_at": datetime.fromisoformat(run_reply["createdAt"]),
+        "finished_at": run_reply["finishedAt"] and datetime.fromisoformat(run_reply["finishedAt"]),
+        "claim_count": run_reply["claimCount"],
+        "skipped_count": run_reply["skippedCount"],
+        "error_code": error.get("code"),
+        "error_detail": error.get("detail"),
+        "artifact_key": artifact.get("key"),
+        "artifact_sha256": artifact.get("sha256"),
+        "artifact_size_bytes": artifact.get("sizeBytes"),
+        "external_ack_id": run_reply["externalAckId"],
+        "retry_of_run_id": run_reply["retryOfRunId"] and UUID(run_reply["retryOfRunId"]),
+        "override_reason": override.get("reason"),
+        "override_approved_by": override.get("approvedBy"),
+        "has_conflict": run_reply["hasConflict"],
+    }
+    not_skipped = sorted(claim for claim, (outcome, _) in claims.items() if outcome != "skipped")
+    skipped = sorted((claim, reason) for claim, (outcome, reason) in claims.items() if outcome == "skipped")
+    return (
+        all(run[column] == value for column, value in columns.items())
+        and run_reply["claimIds"] == not_skipped
+        and [(each["claimId"], each["reason"]) for each in run_reply["skippedClaims"]] == skipped
+    )
 
 
 def _age(event: Json) -> tuple[datetime, int]:
@@ -89,12 +128,12 @@ def _date(text: str | None) -> date | None:
     return None if text is None else date.fromisoformat(text)
 
 
-def _said_at_start(event: Json) -> str:
+def _created_facts(event: Json) -> str:
     return json.dumps([event.get(fact) for fact in _CREATED_FACTS], sort_keys=True)
 
 
-def _said_at_end(event: Json) -> str:
-    """The order in which claims are listed says nothing."""
+def _finished_facts(event: Json) -> str:
+    """The order of the claims has no meaning."""
     skipped = sorted({(each["claimId"], each["reason"]) for each in event.get("skippedClaims", [])})
     others = [event.get(fact) for fact in ("status", "error", "artifact", "externalAckId")]
     return json.dumps([sorted(set(event["claimIds"])), skipped, others], sort_keys=True)

@@ -1,262 +1,157 @@
-"""The checker finds what is wrong in a ledger that we write ourselves, and nothing else."""
+"""The checker finds the mistakes in a ledger that a test has written_ledger, and nothing else."""
 
-import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.chaos.checker import Bodies, Book, Verdict
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger_lines import (
+    ORG,
+    OTHER_RUN,
+    Line,
+    at_once,
+    check_reply,
+    claim_check,
+    error_reply,
+    finished_event,
+    release,
+    reservation,
+    run_reply,
+    run_request,
+    verdict_on,
+)
 from tests.chaos.rules import claims_of, run_of
 
-ORG = {"orgId": "o", "runId": "11111111-1111-4111-8111-111111111111"}
-OTHER_RUN = "22222222-2222-4222-8222-222222222222"
-AT = "2026-01-01T00:00:00+00:00"
-Line = tuple[str, dict[str, Any]]
-
-
-def published(key: str = "e", **fields: Any) -> Line:
-    """A run-finished that exports claim `a`."""
-    event = {"eventId": OTHER_RUN, **ORG, "occurredAt": AT, "status": "completed", "claimIds": ["a"], **fields}
-    return "publish", {"mid": f"m-{key}", "key": key, "type": "run-finished", "body": json.dumps(event)}
-
-
-def asked(ident: str, *claims: str, **more: Any) -> Line:
-    """A claim check."""
-    request = {"orgId": "o", "claimIds": list(claims)}
-    return "ask", {"id": ident, "op": "check-claims", "request": request, **more}
-
-
-def told(ident: str, exported: dict[str, list[str]], *unexported: str) -> Line:
-    """Its answer."""
-    lists = {"exported": [*exported.items()], "reserved": [], "unexported": list(unexported)}
-    return "reply", {"id": ident, "reply": {"ok": True, **lists}}
-
-
-def reservation(ident: str, run: str, ttl_s: float, token: int, *, take_expired: bool = False) -> list[Line]:
-    """A reservation of claim `a` that is granted. One that lives for no time is over at once."""
-    asks = {"orgId": "o", "runId": run, "claimIds": ["a"], "mode": "all-or-nothing", "ttlSeconds": ttl_s}
-    result = {"granted": ["a"], "conflicts": [], "expiresAt": ttl_s, "fencingToken": token}
-    return [
-        ("ask", {"id": ident, "op": "reserve-claims", "request": {**asks, "takeExpired": take_expired}}),
-        ("reply", {"id": ident, "reply": {"ok": True, "result": result}}),
-    ]
-
-
-def at_once(*reservations: list[Line]) -> list[Line]:
-    """All are asked for before the first is told."""
-    return [line for lines in zip(*reservations, strict=True) for line in lines]
-
-
-def dated(reply: dict[str, Any]) -> dict[str, Any]:
-    """The time to live as a time."""
-    ttl_s = reply["result"]["expiresAt"]
-    expires_at = datetime.fromtimestamp(time.time() + ttl_s, UTC).isoformat()
-    return {**reply, "result": {**reply["result"], "expiresAt": expires_at}}
-
-
-def released(ident: str, run: str) -> list[Line]:
-    """A release of all that a run holds."""
-    return [
-        ("ask", {"id": ident, "op": "release-claims", "request": {"orgId": "o", "runId": run}}),
-        ("reply", {"id": ident, "reply": {"ok": True, "result": {"releasedCount": 1}}}),
-    ]
-
-
-def run_asked(ident: str) -> Line:
-    """A question for the run."""
-    return "ask", {"id": ident, "op": "get-export-run-by-id", "request": {"runId": ORG["runId"]}}
-
-
-def run_told(ident: str, status: str, *claims: str, **others: Any) -> Line:
-    """Its answer."""
-    unknown = ("triggeredBy", "format", "targetSystem", "periodStart", "periodEnd", "retryOfRunId", "override")
-    unsaid = ("error", "artifact", "externalAckId")
-    run = {
-        **ORG,
-        **dict.fromkeys(unknown + unsaid),
-        "status": status,
-        "createdAt": AT,
-        "finishedAt": AT,
-        "claimIds": list(claims),
-        "skippedClaims": [],
-        "claimCount": len(claims),
-        "skippedCount": 0,
-        "hasConflict": False,
-        **others,
-    }
-    return "reply", {"id": ident, "reply": {"ok": True, "result": run}}
-
-
-def refused(ident: str, code: str) -> Line:
-    """An error."""
-    return "reply", {"id": ident, "reply": {"ok": False, "error": {"code": code}}}
-
-
-@contextmanager
-def written(tmp_path: Path, *lines: Line) -> Iterator[tuple[Book, Bodies]]:
-    """The book of a ledger that has these lines; one that names its time `t` gets it."""
-    tmp_path.mkdir(exist_ok=True)
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    for kind, facts in lines:
-        is_lease = "expiresAt" in facts.get("reply", {}).get("result", {})
-        ledger.note(kind, **(facts | {"reply": dated(facts["reply"])} if is_lease else facts))
-    ledger.close()
-    with Bodies.of(ledger.path) as bodies:
-        book = Book(Verdict(), bodies)
-        book.read(ledger.path)
-        yield book, bodies
-
-
-def verdict_on(tmp_path: Path, *lines: Line) -> Verdict:
-    """What the checker says of a ledger."""
-    with written(tmp_path, *lines) as (book, _):
-        book.judge_silence()
-        book.judge_unawaited()
-    return book.verdict
-
-
 BY_RUN = {"a": [ORG["runId"]]}
-SEEN = [published(), run_asked("0"), run_told("0", "completed", "a")]
-PROVEN = [published(), asked("0", "a"), told("0", BY_RUN)]
+SEEN = [finished_event(), run_request("0"), run_reply("0", "completed", "a")]
+PROVEN = [finished_event(), claim_check("0", "a"), check_reply("0", BY_RUN)]
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [*PROVEN, asked("1", "a", "b"), told("1", BY_RUN, "b")],
-        [published(), asked("1", "a"), told("1", {}, "a")],
-        [asked("1", "a"), published(), told("1", BY_RUN)],
-        [published(), asked("1", "a"), asked("2", "a"), told("1", BY_RUN), told("2", {}, "a")],
-        [*PROVEN, asked("1", "a"), refused("1", "UNAVAILABLE")],
-        [published(), run_asked("1"), refused("1", "RUN_NOT_FOUND")],
-        [*SEEN, run_asked("2"), run_told("2", "completed", "a")],
-        [asked("1", "a"), ("silence", {"id": "1"}), asked("2", "a", retryOf="1"), told("2", {}, "a")],
+RIGHT_REPLIES = {
+    "an export stays visible": [*PROVEN, claim_check("1", "a", "b"), check_reply("1", BY_RUN, "b")],
+    "a published event may not be stored yet": [finished_event(), claim_check("1", "a"), check_reply("1", {}, "a")],
+    "published during the request": [claim_check("1", "a"), finished_event(), check_reply("1", BY_RUN)],
+    "two requests that overlap": [
+        finished_event(),
+        claim_check("1", "a"),
+        claim_check("2", "a"),
+        check_reply("1", BY_RUN),
+        check_reply("2", {}, "a"),
     ],
-    ids=[
-        "known is exported",
-        "published may not be stored yet",
-        "published while asked",
-        "two answers that overlap",
-        "unavailable",
-        "run may not be stored yet",
-        "run stays",
-        "cured by the retry",
+    "unavailable during a fault": [
+        *PROVEN,
+        ("fault", {"kinds": ["any"]}),
+        claim_check("1", "a"),
+        error_reply("1", "UNAVAILABLE"),
     ],
-)  # fmt: skip
-def test_right_replies(tmp_path: Path, lines: list[Line]) -> None:
-    assert verdict_on(tmp_path, *lines).found == {}
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [*PROVEN, asked("1", "a"), told("1", {}, "a")],
-        [asked("1", "a"), told("1", BY_RUN), published()],
-        [published(status="failed"), asked("1", "a"), told("1", BY_RUN)],
-        [published(orgId="p"), asked("1", "a"), told("1", BY_RUN)],
-        [*PROVEN, asked("1", "a"), told("1", {"a": [OTHER_RUN]})],
-        [asked("1", "b", "c"), told("1", {}, "b")],
-        [asked("1", "b", "c"), told("1", {}, "c", "b")],
-        [published(), asked("1", "a"), told("1", BY_RUN, "a")],
-        [asked("1", "a"), refused("1", "INTERNAL")],
-        [published(), run_asked("1"), run_told("1", "failed", "a")],
-        [published(), run_asked("1"), run_told("1", "completed", "a", "b")],
-        [*SEEN, run_asked("2"), run_told("2", "pending", "a")],
-        [*SEEN, run_asked("2"), run_told("2", "completed")],
-        [*SEEN, run_asked("2"), refused("2", "RUN_NOT_FOUND")],
-        [published(), run_asked("1"), run_told("1", "completed", "a", externalAckId="ack-1")],
-        [published(), run_asked("1"), run_told("1", "completed", "a", claimCount=2)],
-        [published(), asked("1", "a"), told("1", {"a": 2 * [ORG["runId"]]})],
-        [*PROVEN, *reservation("1", OTHER_RUN, 3600, 1)],
-        [run_asked("1"), run_told("1", "pending"), published()],
-    ],
-    ids=[
-        "exported is forgotten",
-        "exported before it was published",
-        "exported by a failed run",
-        "exported for another organisation",
-        "exported by another run",
-        "a claim is not answered",
-        "another order",
-        "both exported and not",
-        "internal error",
-        "a status nobody published",
-        "a claim nobody published",
-        "a status goes down",
-        "a claim is forgotten",
-        "a run is forgotten",
-        "a fact nobody published",
-        "another number of claims",
-        "exported twice by one run",
-        "granted though exported",
-        "a run before it was published",
-    ],
-)  # fmt: skip
-def test_wrong_replies(tmp_path: Path, lines: list[Line]) -> None:
-    assert list(verdict_on(tmp_path, *lines).found) == ["wrong reply"]
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [*reservation("1", "r", 0, 1), *reservation("2", "s", 3600, 2, take_expired=True)],
-        [*reservation("1", "r", 3600, 1), *released("2", "r"), *reservation("3", "s", 3600, 2)],
-        [*reservation("1", "r", 3600, 1), *reservation("2", "r", 3600, 1)],
-        at_once(reservation("1", "r", 3600, 2, take_expired=True), reservation("2", "s", 0, 1)),
-    ],
-    ids=["expired", "released", "renewed", "the later one was told first"],
-)
-def test_right_reservations(tmp_path: Path, lines: list[Line]) -> None:
-    assert verdict_on(tmp_path, *lines).found == {}
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [*reservation("1", "r", 3600, 1), *reservation("2", "s", 3600, 2)],
-        [*reservation("1", "r", 0, 2), *reservation("2", "s", 3600, 2, take_expired=True)],
-        [*reservation("1", "r", 0, 1), *reservation("2", "s", 3600, 2)],
-        [*reservation("1", "r", 3600, 1), *released("2", "s"), *reservation("3", "s", 3600, 2)],
-        at_once(reservation("1", "r", 3600, 1), reservation("2", "s", 3600, 2)),
-    ],
-    ids=["two holders", "a token comes again", "taken without a word", "released by another", "two at once"],
-)
-def test_wrong_reservations(tmp_path: Path, lines: list[Line]) -> None:
-    assert list(verdict_on(tmp_path, *lines).found) == ["wrong reply"]
-
-
-def test_silence_in_calm(tmp_path: Path) -> None:
-    answered = [asked("0", "a"), told("0", {}, "a")]
-    asks = [
-        *answered,
-        asked("1", "a"),
+    "the run may not be stored yet": [finished_event(), run_request("1"), error_reply("1", "RUN_NOT_FOUND")],
+    "a run stays visible": [*SEEN, run_request("2"), run_reply("2", "completed", "a")],
+    "answered on the retry": [
+        claim_check("1", "a"),
         ("silence", {"id": "1"}),
-        asked("2", "a", retryOf="1"),
+        claim_check("2", "a", retryOf="1"),
+        check_reply("2", {}, "a"),
+    ],
+}
+
+
+@pytest.mark.parametrize("lines", RIGHT_REPLIES.values(), ids=RIGHT_REPLIES.keys())
+def test_a_right_reply_is_no_violation(tmp_path: Path, lines: list[Line]) -> None:
+    assert verdict_on(tmp_path, *lines).violations == {}
+
+
+WRONG_REPLIES = {
+    "an export is forgotten": [*PROVEN, claim_check("1", "a"), check_reply("1", {}, "a")],
+    "exported before it was published": [claim_check("1", "a"), check_reply("1", BY_RUN), finished_event()],
+    "exported by a failed run": [finished_event(status="failed"), claim_check("1", "a"), check_reply("1", BY_RUN)],
+    "exported for another organisation": [finished_event(orgId="p"), claim_check("1", "a"), check_reply("1", BY_RUN)],
+    "exported by another run": [*PROVEN, claim_check("1", "a"), check_reply("1", {"a": [OTHER_RUN]})],
+    "a claim is missing in the reply": [claim_check("1", "b", "c"), check_reply("1", {}, "b")],
+    "another order": [claim_check("1", "b", "c"), check_reply("1", {}, "c", "b")],
+    "both exported and not": [finished_event(), claim_check("1", "a"), check_reply("1", BY_RUN, "a")],
+    "internal error": [claim_check("1", "a"), error_reply("1", "INTERNAL")],
+    "a status nobody published": [finished_event(), run_request("1"), run_reply("1", "failed", "a")],
+    "a claim nobody published": [finished_event(), run_request("1"), run_reply("1", "completed", "a", "b")],
+    "a status goes down": [*SEEN, run_request("2"), run_reply("2", "pending", "a")],
+    "a claim is forgotten": [*SEEN, run_request("2"), run_reply("2", "completed")],
+    "a run is forgotten": [*SEEN, run_request("2"), error_reply("2", "RUN_NOT_FOUND")],
+    "a value nobody published": [
+        finished_event(),
+        run_request("1"),
+        run_reply("1", "completed", "a", externalAckId="ack-1"),
+    ],
+    "another number of claims": [finished_event(), run_request("1"), run_reply("1", "completed", "a", claimCount=2)],
+    "exported twice by one run": [finished_event(), claim_check("1", "a"), check_reply("1", {"a": 2 * [ORG["runId"]]})],
+    "granted though exported": [*PROVEN, *reservation("1", OTHER_RUN, 3600, 1)],
+    "a run before it was published": [run_request("1"), run_reply("1", "pending"), finished_event()],
+}
+
+
+@pytest.mark.parametrize("lines", WRONG_REPLIES.values(), ids=WRONG_REPLIES.keys())
+def test_a_wrong_reply_is_a_violation(tmp_path: Path, lines: list[Line]) -> None:
+    assert list(verdict_on(tmp_path, *lines).violations) == ["wrong reply"]
+
+
+RIGHT_RESERVATIONS = {
+    "expired": [*reservation("1", "r", 0, 1), *reservation("2", "s", 3600, 2, take_expired=True)],
+    "released": [*reservation("1", "r", 3600, 1), *release("2", "r"), *reservation("3", "s", 3600, 2)],
+    "renewed": [*reservation("1", "r", 3600, 1), *reservation("2", "r", 3600, 1)],
+    "the later grant is replied to first": at_once(
+        reservation("1", "r", 3600, 2, take_expired=True), reservation("2", "s", 0, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("lines", RIGHT_RESERVATIONS.values(), ids=RIGHT_RESERVATIONS.keys())
+def test_a_right_reservation_is_no_violation(tmp_path: Path, lines: list[Line]) -> None:
+    assert verdict_on(tmp_path, *lines).violations == {}
+
+
+WRONG_RESERVATIONS = {
+    "two holders": [*reservation("1", "r", 3600, 1), *reservation("2", "s", 3600, 2)],
+    "the same token": [*reservation("1", "r", 0, 2), *reservation("2", "s", 3600, 2, take_expired=True)],
+    "taken without takeExpired": [*reservation("1", "r", 0, 1), *reservation("2", "s", 3600, 2)],
+    "released by another run": [*reservation("1", "r", 3600, 1), *release("2", "s"), *reservation("3", "s", 3600, 2)],
+    "two at once": at_once(reservation("1", "r", 3600, 1), reservation("2", "s", 3600, 2)),
+}
+
+
+@pytest.mark.parametrize("lines", WRONG_RESERVATIONS.values(), ids=WRONG_RESERVATIONS.keys())
+def test_a_wrong_reservation_is_a_violation(tmp_path: Path, lines: list[Line]) -> None:
+    assert list(verdict_on(tmp_path, *lines).violations) == ["wrong reply"]
+
+
+def test_a_request_without_a_reply_in_calm_is_a_violation(tmp_path: Path) -> None:
+    first_check = [claim_check("0", "a"), check_reply("0", {}, "a")]
+    lines = [
+        *first_check,
+        claim_check("1", "a"),
+        ("silence", {"id": "1"}),
+        claim_check("2", "a", retryOf="1"),
         ("silence", {"id": "2"}),
     ]
-    assert list(verdict_on(tmp_path, *asks).found) == ["unanswered in calm"]
+    assert list(verdict_on(tmp_path, *lines).violations) == ["unanswered in calm"]
     for number in "12":
-        asks[asks.index(("silence", {"id": number}))] = refused(number, "UNAVAILABLE")
-    assert list(verdict_on(tmp_path / "refused", *asks).found) == ["unanswered in calm"]
+        lines[lines.index(("silence", {"id": number}))] = error_reply(number, "UNAVAILABLE")
+    assert list(verdict_on(tmp_path / "refused", *lines).violations) == ["unanswered in calm"]
     fault = ("fault", {"kinds": ["any"]})
-    assert verdict_on(tmp_path / "second", fault, *asks).found == {}
+    assert verdict_on(tmp_path / "second", fault, *lines).violations == {}
 
 
-def test_a_second_reply_in_calm(tmp_path: Path) -> None:
-    asks = [asked("0", "a"), told("0", {}, "a"), asked("1", "a"), told("1", {}, "a"), ("unawaited", {"id": "1"})]
-    assert list(verdict_on(tmp_path, *asks).found) == ["late or second reply in calm"]
+def test_a_second_reply_in_calm_is_a_violation(tmp_path: Path) -> None:
+    lines = [
+        claim_check("0", "a"),
+        check_reply("0", {}, "a"),
+        claim_check("1", "a"),
+        check_reply("1", {}, "a"),
+        ("unexpected-reply", {"id": "1"}),
+    ]
+    assert list(verdict_on(tmp_path, *lines).violations) == ["late or second reply in calm"]
     fault = ("fault", {"kinds": ["any"]})
-    assert verdict_on(tmp_path / "second", fault, *asks).found == {}
+    assert verdict_on(tmp_path / "second", fault, *lines).violations == {}
 
 
-def test_the_rules() -> None:
-    """Worked out by hand: two events that contradict each other, and what they come to."""
+def test_the_rules_lead_to_the_run_that_was_worked_out_by_hand() -> None:
+    """Two events contradict each other."""
     early = {"eventId": OTHER_RUN, **ORG, "occurredAt": "2026-01-01T00:00:00+00:00"}
     failed = {
         **early,
@@ -275,13 +170,13 @@ def test_the_rules() -> None:
     events = [("run-finished", failed), ("run-finished", partial)]
     for ordered in (events, events[::-1]):
         run = run_of(ordered)
-        facts = (
+        fields = (
             run["status"],
             run["created_at"].day,
             run["finished_at"].day,
             run["claim_count"],
             run["has_conflict"],
         )
-        assert facts == ("partial", 1, 2, 2, True)
+        assert fields == ("partial", 1, 2, 2, True)
         assert claims_of(ordered) == {"a": ("exported", None), "b": ("skipped", "y"), "c": ("exported", None)}
     assert run_of(events[:1])["has_conflict"] is False

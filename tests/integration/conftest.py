@@ -1,11 +1,11 @@
-"""What tests against a database share: a second connection, and how to see that it waits."""
+"""What tests against a database share: a second connection, and a way to see that a connection waits."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from handlers.connection import Connection
+from sql.connection import Connection
 from tests.conftest import connected
 from tests.wire import POLL_S, WAIT_S
 
@@ -18,8 +18,8 @@ async def other(database_url: str) -> AsyncIterator[Connection]:
     await other.close()
 
 
-async def until_blocked(asking: Connection, blocked: Connection) -> None:
-    """Wait until a connection waits for another's lock."""
+async def until_blocked(observer: Connection, waiter: Connection) -> None:
+    """Wait until `waiter` waits for a lock of another connection. `observer` asks PostgreSQL whether it does."""
     async with asyncio.timeout(WAIT_S):
-        while not await asking.fetchval("SELECT pg_blocking_pids($1)", blocked.get_server_pid()):
+        while not await observer.fetchval("SELECT pg_blocking_pids($1)", waiter.get_server_pid()):
             await asyncio.sleep(POLL_S)

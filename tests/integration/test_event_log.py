@@ -1,34 +1,28 @@
-"""The log: everything that was heard, once, to the letter, for ever."""
+"""The event log keeps every event and write request once, unchanged, for ever."""
 
 import asyncio
 import json
+import re
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from handlers.connection import Connection
 from handlers.errors import EventRefused, RequestRefused
-from handlers.events import store_created, store_finished
+from handlers.event_log import EventType
 from handlers.writes import create_export_run, delete_export_run, update_export_run_status
 from schema.decoding import decode
 from schema.errors import DeadLetterCode
 from schema.events import RunCreated, RunFinished
 from schema.requests import CreateExportRun, DeleteExportRun, UpdateExportRunStatus
+from sql.connection import Connection
+from tests.storing import created_event, finished_event, store_created, store_finished
 from tests.wire import Json, run_created, run_finished
 
 
-def created(**fields: Any) -> RunCreated:
-    return decode(RunCreated, json.dumps(run_created(**fields)).encode())
-
-
-def finished(**fields: Any) -> RunFinished:
-    return decode(RunFinished, json.dumps(run_finished(**fields)).encode())
-
-
-async def logged(connection: Connection) -> list[tuple[Any, ...]]:
-    """What the log holds, in the order of arrival."""
+async def log_entries(connection: Connection) -> list[tuple[Any, ...]]:
+    """The entries of the log, in the order of arrival."""
     rows = await connection.fetch(
         "SELECT event_type, origin, run_id, payload FROM export_run_events ORDER BY received_at"
     )
@@ -49,25 +43,32 @@ async def logged(connection: Connection) -> list[tuple[Any, ...]]:
     ],
 )
 async def test_the_log_cannot_be_changed(connection: Connection, statement: str) -> None:
-    await store_created(connection, [created()])
-    before = await logged(connection)
+    await store_created(connection, [created_event()])
+    before = await log_entries(connection)
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
         await connection.execute(statement)
-    assert await logged(connection) == before
+    assert await log_entries(connection) == before
     assert len(before) == 1
 
 
-async def test_an_event_is_kept_to_the_letter(connection: Connection) -> None:
-    """Unknown fields, white space, spelling, repetitions, and what jsonb would not take."""
-    known = json.dumps(run_created())[1:-1]
-    body = '\n{ "z": "\\u00e9\\u0000",\t"a": 1.50e+200000, ' + known + ', "z": {"b": [ ]}, "emoji": "\U0001f4b8" } '
+async def test_the_database_allows_the_same_event_types(connection: Connection) -> None:
+    definition = await connection.fetchval(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'export_run_events_event_type_check'"
+    )
+    assert set(re.findall(r"'([\w-]+)'", definition)) == set(EventType)
+
+
+async def test_an_event_is_kept_byte_for_byte(connection: Connection) -> None:
+    """With unknown fields, white space, escapes, repeated names, and values that jsonb would refuse."""
+    fields = json.dumps(run_created())[1:-1]
+    body = '\n{ "z": "\\u00e9\\u0000",\t"a": 1.50e+200000, ' + fields + ', "z": {"b": [ ]}, "emoji": "\U0001f4b8" } '
     event = decode(RunCreated, body.encode())
     await store_created(connection, [event])
-    assert await logged(connection) == [("run-created", "event", event.run_id, body)]
+    assert await log_entries(connection) == [("run-created", "event", event.run_id, body)]
 
 
-async def test_the_log_says_when_an_event_occurred_and_when_it_came(connection: Connection) -> None:
-    event = created(occurredAt="2020-02-01T08:00:00+02:00")
+async def test_the_log_has_the_time_of_an_event_and_of_its_arrival(connection: Connection) -> None:
+    event = created_event(occurredAt="2020-02-01T08:00:00+02:00")
     await store_created(connection, [event])
     row = await connection.fetchrow(
         "SELECT *, received_at BETWEEN now() - interval '1 minute' AND clock_timestamp() AS just_now "
@@ -78,7 +79,7 @@ async def test_the_log_says_when_an_event_occurred_and_when_it_came(connection: 
     assert (row["occurred_at"], row["just_now"]) == (event.occurred_at, True)
 
 
-async def test_write_requests_are_logged_as_they_were_asked(connection: Connection) -> None:
+async def test_write_requests_are_kept_byte_for_byte(connection: Connection) -> None:
     run_id = str(uuid4())
     bodies: list[Json] = [
         {"runId": run_id, "orgId": "org-1", "triggeredBy": "alice", "format": "csv", "unknown": 1},
@@ -89,7 +90,7 @@ async def test_write_requests_are_logged_as_they_were_asked(connection: Connecti
     await create_export_run(connection, decode(CreateExportRun, create.encode()))
     await update_export_run_status(connection, decode(UpdateExportRunStatus, update.encode()))
     await delete_export_run(connection, decode(DeleteExportRun, delete.encode()))
-    assert await logged(connection) == [
+    assert await log_entries(connection) == [
         ("run-created", "request", UUID(run_id), create),
         ("run-finished", "request", UUID(run_id), update),
         ("run-deleted", "request", UUID(run_id), delete),
@@ -100,27 +101,27 @@ async def test_a_refused_request_is_not_logged(connection: Connection) -> None:
     update = {"runId": str(uuid4()), "status": "completed", "claimIds": []}
     with pytest.raises(RequestRefused):
         await update_export_run_status(connection, decode(UpdateExportRunStatus, json.dumps(update).encode()))
-    assert await logged(connection) == []
+    assert await log_entries(connection) == []
 
 
 async def test_duplicates_are_logged_once(connection: Connection) -> None:
-    start, end = created(), finished()
+    start, end = created_event(), finished_event()
     for _ in range(2):
         await store_created(connection, [start, start])
         await store_finished(connection, [end, end])
-    assert [(each[0], each[2]) for each in await logged(connection)] == [
+    assert [(each[0], each[2]) for each in await log_entries(connection)] == [
         ("run-created", start.run_id),
         ("run-finished", end.run_id),
     ]
 
 
-async def test_duplicates_that_come_at_once_are_logged_once(connection: Connection, database_url: str) -> None:
+async def test_duplicates_at_the_same_time_are_logged_once(connection: Connection, database_url: str) -> None:
     other = await asyncpg.connect(database_url)
     try:
-        events = [finished() for _ in range(20)]
+        events = [finished_event() for _ in range(20)]
         for event in events:
             await asyncio.gather(store_finished(connection, [event]), store_finished(other, [event]))
-        assert [each[2] for each in await logged(connection)] == [event.run_id for event in events]
+        assert [each[2] for each in await log_entries(connection)] == [event.run_id for event in events]
         assert await connection.fetchval("SELECT bool_or(has_conflict) FROM export_runs") is False
     finally:
         await other.close()
@@ -132,7 +133,29 @@ async def test_another_spelling_of_an_event_is_a_duplicate(connection: Connectio
     other = decode(RunCreated, json.dumps(dict(sorted(fields.items(), reverse=True)), indent=1).encode())
     await store_created(connection, [one, other])
     await store_created(connection, [other])
-    assert [each[3] for each in await logged(connection)] == [one.payload]
+    assert [each[3] for each in await log_entries(connection)] == [one.payload]
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False], ids=["in one batch", "later"])
+async def test_an_event_that_is_written_in_another_way_is_a_duplicate(
+    connection: Connection, in_one_batch: bool
+) -> None:
+    """It is stored once, and its run has no conflict."""
+    sent = run_finished(occurredAt="2026-01-31T09:30:00Z", claimIds=["e\u0301", "b"], unknown=[1])
+    again = sent | {
+        "eventId": sent["eventId"].upper(),
+        "occurredAt": "2026-01-31T10:30:00.000+01:00",
+        "claimIds": ["b\u200b", "\u00e9 "],
+        "skippedClaims": None,
+        "unknown": [1.0],
+    }
+    one, other = (decode(RunFinished, json.dumps(each).encode()) for each in (sent, again))
+    for batch in [[one, other]] if in_one_batch else [[one], [other]]:
+        await store_finished(connection, batch)
+    assert [each[3] for each in await log_entries(connection)] == [one.payload]
+    run = await connection.fetchrow("SELECT claim_count, has_conflict FROM export_runs")
+    assert run is not None
+    assert tuple(run) == (2, False)
 
 
 EVENT_ID = str(uuid4())
@@ -141,51 +164,51 @@ EVENT_ID = str(uuid4())
 @pytest.mark.parametrize(
     "changed",
     [
-        pytest.param({"triggeredBy": "bob"}, id="another fact"),
-        pytest.param({"unknown": 1}, id="an unknown field more"),
+        pytest.param({"triggeredBy": "bob"}, id="another value"),
+        pytest.param({"unknown": 1}, id="one more unknown field"),
         pytest.param({"runId": str(uuid4())}, id="another run"),
         pytest.param({"orgId": "org-2"}, id="another organisation"),
     ],
 )
-@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "later"])
-async def test_another_payload_under_a_known_id_is_refused(
-    connection: Connection, changed: Json, together: bool
+@pytest.mark.parametrize("in_one_batch", [True, False], ids=["in one batch", "later"])
+async def test_another_payload_with_a_stored_event_id_is_refused(
+    connection: Connection, changed: Json, in_one_batch: bool
 ) -> None:
-    """With everything beside it: whoever stores a batch tries its parts again."""
+    """The whole batch is refused: the worker then stores its parts one by one."""
     first = run_created(eventId=EVENT_ID)
     one, other = (decode(RunCreated, json.dumps(each).encode()) for each in (first, first | changed))
-    batch = [created(), other]
-    if together:
+    batch = [created_event(), other]
+    if in_one_batch:
         batch.insert(0, one)
     else:
         await store_created(connection, [one])
-    before = await logged(connection)
+    before = await log_entries(connection)
     with pytest.raises(EventRefused) as refused:
         await store_created(connection, batch)
     assert refused.value.code is DeadLetterCode.EVENT_ID_REUSED
     assert EVENT_ID in refused.value.detail
-    assert await logged(connection) == before
+    assert await log_entries(connection) == before
     assert await connection.fetchval("SELECT count(*) FROM export_runs") == len(before)
 
 
-async def test_another_type_under_a_known_id_is_refused(connection: Connection) -> None:
-    """One body can be both events; under one id it is still two."""
-    both = json.dumps(run_created() | run_finished()).encode()
-    await store_created(connection, [decode(RunCreated, both)])
+async def test_another_type_with_a_stored_event_id_is_refused(connection: Connection) -> None:
+    """One body can be a valid event of both types, but these are two events."""
+    body = json.dumps(run_created() | run_finished()).encode()
+    await store_created(connection, [decode(RunCreated, body)])
     with pytest.raises(EventRefused) as refused:
-        await store_finished(connection, [decode(RunFinished, both)])
+        await store_finished(connection, [decode(RunFinished, body)])
     assert refused.value.code is DeadLetterCode.EVENT_ID_REUSED
-    assert len(await logged(connection)) == 1
+    assert len(await log_entries(connection)) == 1
 
 
 async def test_a_run_of_another_organisation_is_refused_and_not_logged(connection: Connection) -> None:
     run_id = str(uuid4())
-    await store_created(connection, [created(runId=run_id)])
-    before = await logged(connection)
+    await store_created(connection, [created_event(runId=run_id)])
+    before = await log_entries(connection)
     with pytest.raises(EventRefused) as of_start:
-        await store_created(connection, [created(), created(runId=run_id, orgId="org-2")])
+        await store_created(connection, [created_event(), created_event(runId=run_id, orgId="org-2")])
     with pytest.raises(EventRefused) as of_end:
-        await store_finished(connection, [finished(), finished(runId=run_id, orgId="org-2")])
+        await store_finished(connection, [finished_event(), finished_event(runId=run_id, orgId="org-2")])
     assert {of_start.value.code, of_end.value.code} == {DeadLetterCode.RUN_OF_OTHER_ORGANISATION}
-    assert await logged(connection) == before
+    assert await log_entries(connection) == before
     assert await connection.fetchval("SELECT count(*) FROM export_run_claims") == 0

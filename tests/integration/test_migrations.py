@@ -1,36 +1,30 @@
 """The schema is made once, whole, and by the migrations of this version only."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
-from uuid import uuid4
 
 import asyncpg
 import pytest
 
 import sql
-from handlers.connection import Connection
-from local.services import Services
 from sql import Migration
-from tests.conftest import with_database
-from worker.migrations import MigrationRefused, migrate, pending
+from sql.connection import Connection
+from tests.conftest import database_settings
+from worker.database.errors import DatabaseRefused
+from worker.database.gate import pending
+from worker.database.migrations import migrate
 
 ONE = Migration(1, "one", "CREATE TABLE one (a integer)")
 TWO = Migration(2, "two", "CREATE TABLE two (a integer); INSERT INTO two VALUES (1)")
-
-Run = Callable[[Connection, list[Migration]], Awaitable[list[Migration]]]
-
-
-@pytest.fixture
-async def empty_url(running_services: Services) -> AsyncIterator[str]:
-    """A database with nothing in it."""
-    name = f"export_runs_test_{uuid4().hex}"
-    admin = await asyncpg.connect(running_services.database_url)
-    await admin.execute(f"CREATE DATABASE {name}")
-    yield with_database(running_services.database_url, name)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+UNIQUE_INDEX = Migration(
+    2, "unique_index", "-- no transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS one_a ON one (a)"
+)
+INDEX_OF_RUNS = Migration(
+    len(sql.migrations()) + 1,
+    "index",
+    "-- no transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS runs_of_user ON export_runs (triggered_by)",
+)
 
 
 @pytest.fixture
@@ -51,14 +45,23 @@ async def applied(connection: Connection) -> list[tuple[int, str, str]]:
     return [tuple(row) for row in rows]
 
 
-async def test_an_empty_database_gets_the_whole_schema(empty: Connection) -> None:
+async def test_an_empty_database_gets_the_whole_schema(empty: Connection, empty_url: str) -> None:
     every = sql.migrations()
     assert await pending(empty, every) == every
-    assert await migrate(empty, every) == every
+    assert await migrate(database_settings(empty_url), every) == every
     assert await tables(empty) == {
+        "claim_details",
         "claim_leases",
         "claim_overrides",
+        "alerts",
+        "double_exported_claims",
+        "database_identity",
         "double_exports",
+        "repeated_claims",
+        "export_reversals",
+        "claim_reversals",
+        "reversal_grants",
+        "respelled_claims",
         "export_run_claims",
         "export_run_events",
         "export_runs",
@@ -68,63 +71,140 @@ async def test_an_empty_database_gets_the_whole_schema(empty: Connection) -> Non
     assert await pending(empty, every) == []
 
 
-async def test_a_repetition_does_nothing(empty: Connection) -> None:
-    await migrate(empty, [ONE, TWO])
+async def test_a_repetition_does_nothing(empty: Connection, empty_url: str) -> None:
+    settings = database_settings(empty_url)
+    await migrate(settings, [ONE, TWO])
     before = await empty.fetch("TABLE export_runs_migrations")
-    assert await migrate(empty, [ONE, TWO]) == []
+    assert await migrate(settings, [ONE, TWO]) == []
     assert await empty.fetch("TABLE export_runs_migrations") == before
 
 
-async def test_only_what_is_missing_is_applied(empty: Connection) -> None:
-    await migrate(empty, [ONE])
+async def test_only_what_is_missing_is_applied(empty: Connection, empty_url: str) -> None:
+    settings = database_settings(empty_url)
+    await migrate(settings, [ONE])
     assert await pending(empty, [ONE, TWO]) == [TWO]
-    assert await migrate(empty, [ONE, TWO]) == [TWO]
+    assert await migrate(settings, [ONE, TWO]) == [TWO]
     assert await tables(empty) >= {"one", "two"}
 
 
-async def test_of_four_at_once_one_migrates(empty_url: str) -> None:
-    every = sql.migrations()
-    async with AsyncExitStack() as stack:
-        connections = []
-        for _ in range(4):
-            connections.append(await asyncpg.connect(empty_url))
-            stack.push_async_callback(connections[-1].close)
-        done = await asyncio.gather(*(migrate(each, every) for each in connections))
-        assert sorted(done, key=len) == [[], [], [], every]
-        assert len(await applied(connections[0])) == len(every)
+async def test_of_four_at_once_one_migrates(empty: Connection, empty_url: str) -> None:
+    """One of the migrations makes an index concurrently, which waits for every older snapshot."""
+    every = [*sql.migrations(), INDEX_OF_RUNS]
+    said: list[str] = []
+    done = await asyncio.gather(*(migrate(database_settings(empty_url), every, said.append) for _ in range(4)))
+    assert sorted(done, key=len) == [[], [], [], every]
+    assert len(await applied(empty)) == len(every)
+    assert "waiting for another `export-runs migrate`, or a `rebuild`" in said
 
 
-@pytest.mark.parametrize("run", [migrate, pending], ids=["migrating", "starting"])
-async def test_an_edited_migration_is_refused(empty: Connection, run: Run) -> None:
-    await migrate(empty, [ONE])
-    edited = Migration(1, "one", ONE.statements + " ")
-    with pytest.raises(MigrationRefused, match=r"0001 \(one\) was edited"):
-        await run(empty, [edited, TWO])
+async def test_an_edited_migration_is_refused(empty: Connection, empty_url: str) -> None:
+    settings = database_settings(empty_url)
+    await migrate(settings, [ONE])
+    edited = Migration(1, "one", ONE.text + " ")
+    for run in (migrate(settings, [edited, TWO]), pending(empty, [edited, TWO])):
+        with pytest.raises(DatabaseRefused, match=r"0001 \(one\) was edited"):
+            await run
     assert "two" not in await tables(empty)
 
 
-@pytest.mark.parametrize("run", [migrate, pending], ids=["migrating", "starting"])
-async def test_a_newer_database_is_refused(empty: Connection, run: Run) -> None:
-    await migrate(empty, [ONE, TWO])
-    with pytest.raises(MigrationRefused, match=r"0002 \(two\) is applied, but unknown"):
-        await run(empty, [ONE])
+async def test_one_newer_migration_is_put_up_with(empty: Connection, empty_url: str) -> None:
+    """A version can be rolled back after the next one has migrated."""
+    settings = database_settings(empty_url)
+    await migrate(settings, [ONE, TWO])
+    assert await pending(empty, [ONE]) == []
+    before = await applied(empty)
+    assert await migrate(settings, [ONE]) == []
+    assert await applied(empty) == before
 
 
-async def test_a_migration_that_fails_leaves_nothing_behind(empty: Connection) -> None:
-    failing = Migration(3, "three", "CREATE TABLE three (a integer); SELECT 1 / 0")
-    with pytest.raises(asyncpg.DivisionByZeroError):
-        await migrate(empty, [ONE, TWO, failing])
-    assert await tables(empty) == set()
+async def test_two_newer_migrations_are_refused(empty: Connection, empty_url: str) -> None:
+    settings = database_settings(empty_url)
+    await migrate(settings, [ONE, TWO, Migration(3, "three", "CREATE TABLE three (a integer)")])
+    for run in (migrate(settings, [ONE]), pending(empty, [ONE])):
+        with pytest.raises(DatabaseRefused, match="too new: 2 migrations are applied that this version does not know"):
+            await run
 
 
-async def test_a_migration_that_fails_keeps_what_was_there(empty: Connection) -> None:
-    await migrate(empty, [ONE])
-    failing = Migration(3, "three", "no SQL")
-    with pytest.raises(asyncpg.PostgresSyntaxError):
-        await migrate(empty, [ONE, TWO, failing])
-    assert await tables(empty) == {"one", "export_runs_migrations"}
-    assert await applied(empty) == [(1, "one", ONE.sha256)]
-    assert await migrate(empty, [ONE, TWO]) == [TWO]
+@pytest.mark.parametrize("failing", ["CREATE TABLE three (a integer); SELECT 1 / 0", "no SQL", "SELECT 1; no SQL"])
+async def test_a_migration_that_fails_leaves_those_before_it(empty: Connection, empty_url: str, failing: str) -> None:
+    """Each has a transaction of its own."""
+    settings = database_settings(empty_url)
+    with pytest.raises(asyncpg.PostgresError):
+        await migrate(settings, [ONE, TWO, Migration(3, "three", failing)])
+    assert await tables(empty) == {"one", "two", "export_runs_migrations"}
+    assert [version for version, _, _ in await applied(empty)] == [1, 2]
+    mended = Migration(3, "three", "CREATE TABLE three (a integer)")
+    assert await migrate(settings, [ONE, TWO, mended]) == [mended]
+
+
+async def indexes(connection: Connection) -> dict[str, bool]:
+    """The indexes of table one, and whether each is valid."""
+    rows = await connection.fetch(
+        "SELECT indexrelid::regclass::text AS name, indisvalid FROM pg_index WHERE indrelid = 'one'::regclass"
+    )
+    return {row["name"]: row["indisvalid"] for row in rows}
+
+
+async def test_statements_without_a_transaction(empty: Connection, empty_url: str) -> None:
+    """None of the three can run in the transaction of the one before it."""
+    colours = Migration(2, "colours", "CREATE TYPE colour AS ENUM ('red')")
+    alone = Migration(
+        3,
+        "alone",
+        "-- no transaction\n"
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS one_a ON one (a); -- a comment; with a semicolon\n"
+        "ALTER TYPE colour ADD VALUE IF NOT EXISTS 'blue'; ALTER TABLE one ADD COLUMN c colour DEFAULT 'blue';",
+    )
+    assert await migrate(database_settings(empty_url), [ONE, colours, alone]) == [ONE, colours, alone]
+    assert await indexes(empty) == {"one_a": True}
+    assert await empty.fetchval("INSERT INTO one DEFAULT VALUES RETURNING c") == "blue"
+
+
+async def test_an_index_that_cannot_be_finished_leaves_nothing(empty: Connection, empty_url: str) -> None:
+    """An invalid unique index would go on refusing rows."""
+    settings = database_settings(empty_url)
+    await migrate(settings, [ONE])
+    await empty.execute("INSERT INTO one VALUES (1), (1)")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await migrate(settings, [ONE, UNIQUE_INDEX])
+    assert await indexes(empty) == {}
+    assert len(await applied(empty)) == 1
+    await empty.execute("DELETE FROM one")
+    assert await migrate(settings, [ONE, UNIQUE_INDEX]) == [UNIQUE_INDEX]
+    assert await indexes(empty) == {"one_a": True}
+
+
+async def test_an_index_that_a_crash_left_invalid_is_made_anew(empty: Connection, empty_url: str) -> None:
+    settings = database_settings(empty_url)
+    await migrate(settings, [ONE])
+    await empty.execute("INSERT INTO one VALUES (1), (1)")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await empty.execute("CREATE UNIQUE INDEX CONCURRENTLY one_a ON one (a)")
+    assert await indexes(empty) == {"one_a": False}
+    await empty.execute("DELETE FROM one")
+    said: list[str] = []
+    assert await migrate(settings, [ONE, UNIQUE_INDEX], said.append) == [UNIQUE_INDEX]
+    assert await indexes(empty) == {"one_a": True}
+    assert "dropping index one_a, which was never finished" in said
+
+
+async def not_repeatable(connection: Connection, migrations: list[Migration]) -> list[str]:
+    """The statements outside a transaction that fail when they are repeated, as they are after a crash."""
+    failing: list[str] = []
+    for statement in (each for one in migrations if not one.in_transaction for each in one.statements):
+        try:
+            await connection.execute(statement)
+        except asyncpg.PostgresError:
+            failing.append(statement)
+    return failing
+
+
+async def test_what_has_no_transaction_can_be_repeated(empty: Connection, empty_url: str) -> None:
+    every = sql.migrations()
+    unrepeatable = Migration(len(every) + 2, "value", "-- no transaction\nALTER TYPE run_status ADD VALUE 'lost'")
+    planted = [*every, INDEX_OF_RUNS, unrepeatable]
+    await migrate(database_settings(empty_url), planted)
+    assert await not_repeatable(empty, planted) == unrepeatable.statements
 
 
 def folder_of(folder: Path, *names: str) -> Path:

@@ -1,11 +1,15 @@
-"""Every query fits the migrated schema; what it takes and what it gives is written down here once."""
+"""Every query fits the migrated schema. The parameters and the columns of each are listed here."""
+
+import re
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 import sql
-from handlers.connection import Connection
-from worker.database import Failure, meaning_of
+from handlers import query_arguments as arguments
+from sql.connection import Connection
+from worker.database.errors import Failure, meaning_of
 
 RUN = (
     "run_id uuid, org_id text, created_at timestamptz, created_event_id uuid, created_digest bytea, "
@@ -14,83 +18,200 @@ RUN = (
     "finished_at timestamptz, finished_event_id uuid, finished_digest bytea, error_code text, "
     "error_detail text, artifact_key text, artifact_sha256 text, artifact_size_bytes int8, "
     "external_ack_id text, claim_count int4, skipped_count int4, deleted_at timestamptz, deleted_by text, "
-    "deleted_reason text, has_conflict bool"
+    "deleted_reason text, has_conflict bool, purged_at timestamptz, trigger text, scope text, "
+    "totals jsonb, totals_disagree bool, imported bool, reversed_count int4, early_finished_at timestamptz"
 )
 
 DOUBLE_EXPORT = (
-    "id int8, event_id uuid, org_id text, claim_id text, first_run_id uuid, second_run_id uuid, found_by text, "
-    "detected_at timestamptz, published_at timestamptz, resolved_at timestamptz, resolved_by text, note text"
+    "org_id text, claim_id text, detected_at timestamptz, last_joined_at timestamptz, resolved_at timestamptz, "
+    "resolved_by text, note text"
 )
 
-# The query, its parameters' types, its columns.
+LOG_ENTRY = "event_id uuid, event_type text, origin text, run_id uuid, occurred_at timestamptz, received_at timestamptz"
+
+HISTORY_FILTER = "text, timestamptz, timestamptz, text, text, text, text, text, text, text, bool, date, date, bool"
+
+# For each query: the types of its parameters, and its columns.
 QUERIES = {
-    "count_history": ("text, timestamptz, timestamptz, text, text, bool, int8", "count int8"),
+    "count_history": (f"{HISTORY_FILTER}, int8", "count int8"),
     "create_migrations_table": ("", ""),
     "delete_run": ("uuid, timestamptz, text, text", ""),
     "find_reused_event_ids": (
         "uuid[], text[], text",
         "event_id uuid, event_type text, logged_payload text, payload text",
     ),
+    "insert_claim_details": ("text[], text[], uuid[], uuid[], text[], text[], text[], text[], text[]", ""),
+    "purge_claim_details": ("uuid", ""),
     "insert_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "find_runs_by_claim": ("text, text, int8", f"{RUN}, claim_outcome claim_outcome"),
     "freed_by_purge": ("uuid", "claim_id text"),
+    "explain_claim": (
+        "text, text, int8",
+        "kind text, run_id uuid, event_id uuid, time timestamptz, outcome text, reason text, has_conflict bool, "
+        "earlier_run_id uuid, approved_by text, fencing_token int8, has_expired bool, reversed_by text, "
+        "external_reversal_id text",
+    ),
+    "get_log_payload": ("uuid", "payload text"),
+    "list_ends_of_run": ("uuid, text, int8", LOG_ENTRY),
+    "list_log_of_claim": ("text, text, uuid, int8", LOG_ENTRY),
+    "find_runs_of_period": (
+        "text, date, date, text, text, timestamptz, int8",
+        f"{RUN}, overlap_start date, overlap_end date",
+    ),
+    "get_last_export": ("text, text, text, timestamptz", RUN),
+    "find_logged_events": ("uuid[]", "event_id uuid"),
+    "find_exports_of_no_import": ("text[], text[], int8", "org_id text, claim_id text, run_id uuid"),
     "get_run_for_update": ("uuid", RUN),
     "get_run_with_claims": (
-        "uuid, text",
-        f"{RUN}, claim_ids text[], skipped_claim_ids text[], skip_reasons text[]",
+        "uuid, text, int8",
+        f"{RUN}, bytes int8, claim_ids text[], skipped_claim_ids text[], skip_reasons text[], skip_codes text[]",
     ),
-    "insert_events": ("uuid[], text, text, uuid[], text[], timestamptz[], text[]", "event_id uuid"),
+    "list_run_claims": (
+        "uuid, text, text, text, int8, int8",
+        "claim_id text, outcome text, skip_reason text, voucher_id text, voucher_url text, amount numeric, "
+        "currency text, skip_code text, overrides text, available int8",
+    ),
+    "insert_events": ("text, uuid[], text[], uuid[], text[], timestamptz[], text[]", "event_id uuid"),
     "list_applied_migrations": ("", "version int4, name text, sha256 text"),
     "list_history": (
-        "text, timestamptz, uuid, timestamptz, timestamptz, text, text, bool, int8, int8",
+        f"{HISTORY_FILTER}, timestamptz, uuid, int8, int8",
         RUN,
     ),
-    "lock_migrations": ("", "pg_advisory_xact_lock void"),
+    "drop_invalid_index": ("text", "format text"),
+    "list_blockers": (
+        "int4",
+        "pid int4, application_name text, backend_type text, state text, transaction_age_s float8",
+    ),
+    "is_restored_copy": ("", "is_copy bool"),
+    "note_restore": ("int4", "grants_held_until timestamptz"),
+    "raise_fencing_tokens": ("", "setval int8"),
+    "list_settings": ("text[]", "name text, setting text"),
+    "set_for_role": ("text, text", "format text"),
+    "set_lock_timeout": ("text", "set_config text"),
+    "try_lock_migrations": ("", "pg_try_advisory_lock bool"),
     "find_exports_and_leases": (
-        "text[], text[]",
+        "text[], text[], int8",
         "org_id text, claim_id text, run_id uuid, status run_status, finished_at timestamptz, "
-        "expires_at timestamptz, fencing_token int8, expired bool",
+        "expires_at timestamptz, fencing_token int8, expired bool, is_reversed bool",
     ),
     "free_leases": ("uuid[], text[], text[]", "count int8"),
-    "get_double_export_for_update": ("int8", f"{DOUBLE_EXPORT}, now timestamptz"),
+    "get_double_export_for_update": ("text, text", f"{DOUBLE_EXPORT}, now timestamptz"),
     "get_run": ("uuid", RUN),
     "get_time": ("", "clock_timestamp timestamptz"),
-    "insert_overrides": ("uuid, text, text, text, text[], uuid[]", "claim_id text"),
-    "list_double_exports": ("text, int8, bool, int8", DOUBLE_EXPORT),
+    "insert_overrides": ("uuid, text, text, text, timestamptz, text[], uuid[]", "claim_id text"),
+    "list_double_exports": ("text, text, bool, int8", DOUBLE_EXPORT),
     "list_overrides": (
-        "uuid, text, int8",
+        "uuid, text",
         "claim_id text, earlier_run_id uuid, reason text, approved_by text, granted_at timestamptz",
     ),
+    "count_backlog": ("int4, int8", "unpublished_alerts int8, unresolved_double_exports int8, stale_runs int8"),
+    "get_activity": ("", "size_bytes int8, oldest_transaction_at timestamptz"),
     "list_stale_runs": ("int4, timestamptz, uuid, text, int8", RUN),
-    "list_unpublished_alerts": ("int8", DOUBLE_EXPORT),
-    "lock_alerts": ("", "pg_try_advisory_xact_lock bool"),
-    "lock_all_claims": ("", "pg_advisory_xact_lock void"),
+    "lock_tables_as_writers_do": ("", ""),
+    "set_time_outs": ("text, text", "set_config text, set_config text"),
+    "is_read_only": ("", "?column? bool"),
     "lock_runs": ("uuid[]", "count int8"),
     "lock_runs_and_claims": ("uuid[], text[], text[]", "case int8"),
-    "mark_alerts": ("int8[], bool", ""),
-    "record_double_exports": ("uuid[], text[], text[]", ""),
-    "record_repeated_claims": ("text[], text[], uuid[]", ""),
-    "resolve_double_export": ("int8, timestamptz, text, text", DOUBLE_EXPORT),
+    "find_double_exports": (
+        "uuid[], text[], text[], timestamptz[]",
+        "run_id uuid, org_id text, claim_ids text",
+    ),
+    "find_exports_joined_by_date": (
+        "uuid[], text[], timestamptz[]",
+        "run_id uuid, org_id text, claim_ids text",
+    ),
+    "list_exports_of_run": (
+        "uuid, text, text[]",
+        "claim_id text, is_reversed bool, of_whole_run bool, reason text, reversed_by text, approved_by text, "
+        "external_reversal_id text",
+    ),
+    "get_latest_end_of_exports": ("uuid, text, text[]", "now timestamptz, latest_end timestamptz"),
+    "insert_reversal": ("text, uuid, uuid, bool, timestamptz, timestamptz, text, text, text, text, text[]", ""),
+    "apply_reversals": ("uuid, text", ""),
+    "insert_reversal_grants": ("uuid, text, timestamptz, text[], uuid[]", "claim_id text"),
+    "find_earlier_runs": (
+        "uuid[], text[], text[], int8[], timestamptz[], int8",
+        "run_id uuid, org_id text, earlier_run_ids uuid[]",
+    ),
+    "find_runs_of_double_exports": (
+        "text, text, int8, int4",
+        "claim_id text, run_count int8, run_ids uuid[], statuses text[], finish_times timestamptz[], "
+        "reversal_times timestamptz[], ended_at timestamptz, repeated_in_run_ids uuid[]",
+    ),
+    "record_double_exports": ("text[], text[], timestamptz[]", ""),
+    "record_repeated_claims": ("text[], text[], uuid[]", "org_id text, claim_id text, run_id uuid"),
+    "resolve_double_export": ("text, text, timestamptz, text, text", DOUBLE_EXPORT),
+    "withdraw_overrides": ("uuid, text, text[]", "claim_id text"),
+    "insert_alerts": ("uuid[], text[], uuid[], int4[], text[], text[], text[], timestamptz", ""),
+    "list_alert_organisations": ("text, int4", "org_id text, has_due_alert bool"),
+    "take_alerts": (
+        "text, int8, float8",
+        "org_id text, event_id uuid, occurred_at timestamptz, run_id uuid, claim_count int4, claim_ids text[], "
+        "earlier_run_ids uuid[], found_by text, attempts int4, next_attempt_at timestamptz",
+    ),
+    "remove_alerts": ("text[], uuid[]", ""),
+    "postpone_alerts": ("text[], uuid[], float8[]", ""),
     "write_leases": ("text, uuid, text, text, int8, int4", "fencing_token int8, expires_at timestamptz"),
     "merge_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "merge_created": (
         "uuid[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], date[], date[], uuid[], "
-        "text[], text[]",
+        "text[], text[], text[], text[], bool[]",
         "run_id uuid, has_conflict bool",
     ),
     "merge_finished": (
         "uuid[], text[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], text[], int8[], "
-        "text[], int4[], int4[]",
-        "run_id uuid, org_id text, has_conflict bool, had_claims bool, had_leases bool",
+        "text[], int4[], int4[], text[], bool[], bool[], bool[]",
+        "run_id uuid, org_id text, has_conflict bool, has_former_digest bool, first_finished_at timestamptz, "
+        "had_claims bool, had_leases bool",
     ),
+    "renew_digest": ("uuid, bytea, bool", ""),
     "purge_claims": ("uuid", ""),
-    "purge_run": ("uuid", ""),
+    "purge_run": ("uuid, timestamptz", ""),
+    "unpurge_run": ("uuid", "org_id text"),
+    "find_purged_runs": ("uuid[]", "run_id uuid"),
+    "get_live_lease_end": ("uuid, text", "max timestamptz"),
+    "get_run_state": ("uuid", "org_id text, status run_status, deleted_at timestamptz, purged_at timestamptz"),
+    "list_claims_of_run": ("uuid", "claim_id text"),
+    "list_logged_writes": ("uuid, text, text", "event_id uuid"),
+    "list_log_page": (
+        "text, int8, text, int8, int8",
+        "position int8, event_id uuid, event_type text, origin text, run_id uuid, org_id text, "
+        "occurred_at timestamptz, received_at timestamptz, payload text",
+    ),
+    "list_log_organisations": ("text, int4", "org_id text, position int8, received_at timestamptz"),
+    "count_log": ("text", "entry_count int8"),
+    "get_schema": ("", "current_schema text"),
+    "list_tables": ("text, text[]", "name text"),
+    "make_temporary_table": ("text, text", "format text"),
+    "lock_tables": ("text, text[], text", "format text"),
+    "get_last_log_position": ("", "last_value int8"),
+    "list_obstacles_to_rebuild": ("text, text[]", "obstacle text"),
+    "measure_tables": ("text, text[]", "bytes int8"),
+    "make_rebuilt_schema": ("", ""),
+    "look_in_rebuilt_schema_first": ("", "set_config text"),
+    "make_rebuilt_table": ("text, text", "statement text"),
+    "vacuum_rebuilt_tables": ("text[]", "?column? text"),
+    "exchange_tables": ("text, text[]", "statement text"),
+    "drop_rebuilt_schema": ("text[]", "statement text"),
+    "list_lock_holders": (
+        "text, text[], float8",
+        "pid int4, application_name text, backend_type text, state text, transaction_age_s float8",
+    ),
+    "compare_table": (
+        "text, text, text[], int4",
+        "key_columns text[], found_by text, comparison text, count_of_rows text, runs_unknown text",
+    ),
+    "remove_overrides": ("uuid, text, text[]", ""),
+    "list_log_of_run": (
+        "uuid, text, int8",
+        "event_id uuid, event_type text, origin text, run_id uuid, org_id text, occurred_at timestamptz, payload text",
+    ),
     "recount_claims": ("uuid[]", ""),
     "record_migration": ("int4, text, text", ""),
 }
 
 
-async def test_every_query_takes_and_gives_what_is_written_down(connection: Connection) -> None:
+async def test_every_query_has_the_parameters_and_columns_that_are_listed_here(connection: Connection) -> None:
     found = {}
     for name in sql.query_names():
         statement = await connection.prepare(sql.query(name))
@@ -101,12 +222,139 @@ async def test_every_query_takes_and_gives_what_is_written_down(connection: Conn
     assert found == QUERIES
 
 
+# For each query whose parameters could be swapped: their names, in the order in which the handlers pass them.
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "count_history": (*arguments.HistoryFilter._fields, "limit"),
+    "list_run_claims": arguments.RunClaimsSearch._fields,
+    "delete_run": arguments.RunDeletion._fields,
+    "find_exports_and_leases": (*arguments.OrganisationClaims._fields, "limit"),
+    "find_reused_event_ids": (*arguments.LoggedPayload._fields, "event_type"),
+    "free_leases": (*arguments.RunKey._fields, "claim_ids"),
+    "insert_claims": arguments.ClaimGroup._fields,
+    "insert_claim_details": arguments.ClaimDetailsRow._fields,
+    "insert_events": ("event_type", *arguments.LogEntry._fields),
+    "insert_overrides": (*arguments.OverrideGrant._fields, *arguments.OverriddenClaim._fields),
+    "list_log_of_claim": arguments.ClaimLogPage._fields,
+    "list_double_exports": arguments.DoubleExportsPage._fields,
+    "compare_table": ("schema", "name", "clock_columns", "tolerance_s"),
+    "list_log_page": (
+        "above_org_id",
+        "above_position",
+        "last_org_id",
+        "entries_max",
+        "stored_bytes_max",
+    ),
+    "list_history": (*arguments.HistoryFilter._fields, *arguments.HistoryPage._fields),
+    "list_stale_runs": arguments.StaleRunsPage._fields,
+    "lock_runs_and_claims": ("run_id", *arguments.OrganisationClaims._fields),
+    "merge_claims": arguments.ClaimGroup._fields,
+    "merge_created": arguments.CreatedRow._fields,
+    "merge_finished": arguments.FinishedRow._fields,
+    "record_double_exports": arguments.JoinedClaims._fields,
+    "find_double_exports": arguments.RunExports._fields,
+    "find_exports_joined_by_date": arguments.RunEnd._fields,
+    "insert_reversal": (*arguments.Reversal._fields, "claim_ids"),
+    "insert_reversal_grants": (*arguments.ReversalGrant._fields, *arguments.ReversedClaim._fields),
+    "find_exports_of_no_import": (*arguments.OrganisationClaims._fields, "limit"),
+    "find_runs_of_period": arguments.PeriodSearch._fields,
+    "get_last_export": arguments.LastExportSearch._fields,
+    "find_earlier_runs": (*arguments.EarlierRunsSearch._fields, "limit"),
+    "find_runs_of_double_exports": arguments.DoubleExportRunsSearch._fields,
+    "insert_alerts": (*arguments.NewAlert._fields, "occurred_at"),
+    "remove_alerts": arguments.AlertKey._fields,
+    "postpone_alerts": arguments.PostponedAlert._fields,
+    "record_repeated_claims": arguments.RepeatedClaim._fields,
+    "resolve_double_export": arguments.Resolution._fields,
+    "write_leases": arguments.LeaseWrite._fields,
+}
+
+PARAMETERS_UNNAMED_MAX = 3
+
+
+def parameter_names(text: str) -> list[str]:
+    """The names that a query gives its parameters, in their order.
+
+    An array has the name of the column that `unnest` makes of it. A value has the name of the column that it is
+    compared with or assigned to. All others are named in a comment: `-- $1 org_id, $2 limit`.
+    """
+    names: dict[int, str] = {}
+
+    def name(number: str, parameter: str) -> None:
+        assert names.setdefault(int(number), parameter) == parameter, f"${number} has two names"
+
+    for parameters, columns in re.findall(r"unnest\(\s*(\$[^()]*?)\s*\)\s+AS \w+ \(([^()]*)\)", text):
+        for number, column in zip(re.findall(r"\$(\d+)", parameters), columns.split(","), strict=True):
+            name(number, column.strip())
+    for comment in re.findall(r"^-- (\$\d.*)$", text, re.MULTILINE):
+        for number, parameter in re.findall(r"\$(\d+) (\w+)", comment):
+            name(number, parameter)
+    statement = re.sub(r"--.*", "", text)
+    for column, number in re.findall(r"(?<!\.)\b(\w+) = \$(\d+)", statement):
+        name(number, column)
+    numbers = {int(number) for number in re.findall(r"\$(\d+)", statement)}
+    assert set(names) <= numbers
+    return [names.get(number, "?") for number in sorted(numbers)]
+
+
+def takes_rows(text: str) -> bool:
+    """Whether a query takes rows, as several arrays."""
+    return any("," in columns for columns in re.findall(r"\$\d+::\w+\[\]\s*\)\s+AS \w+ \(([^()]*)\)", text))
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_handlers_pass_the_parameters_that_the_query_names(name: str) -> None:
+    assert tuple(parameter_names(sql.query(name))) == ARGUMENTS[name]
+
+
+def test_every_query_with_many_parameters_names_them() -> None:
+    queries = {name: sql.query(name) for name in sql.query_names()}
+    many = {
+        name
+        for name, text in queries.items()
+        if len(parameter_names(text)) > PARAMETERS_UNNAMED_MAX or takes_rows(text)
+    }
+    assert many - set(ARGUMENTS) == set()
+
+
+def test_rows_that_are_inserted_without_column_names_have_the_order_of_the_table() -> None:
+    text = sql.query("merge_created")
+    [columns] = re.findall(r"INSERT INTO export_runs AS run \(([^()]*)\)\nSELECT \*", text)
+    assert tuple(column.strip() for column in columns.split(",")) == arguments.CreatedRow._fields
+
+
+def test_a_parameter_in_another_place_is_noticed() -> None:
+    text = sql.query("merge_created")
+    changed = text.replace("triggered_by, format, target_system,", "format, triggered_by, target_system,")
+    assert parameter_names(changed) != parameter_names(text)
+    with pytest.raises(AssertionError, match=r"\$2 has two names"):
+        parameter_names("-- $1 a, $2 b\nUPDATE t SET c = $2 WHERE a = $1")
+
+
+ADVISORY_LOCKS = Path(sql.__file__).parent / "advisory_locks.md"
+
+
+def test_every_advisory_lock_is_in_the_table() -> None:
+    text = ADVISORY_LOCKS.read_text(encoding="utf-8")
+    table = re.findall(r"^\| `([^|]*(?:\\\|[^|]*)*)` \|[^|]*\| (.*) \|$", text, re.MULTILINE)
+    listed = {
+        (number.replace("\\|", "|"), query) for number, queries in table for query in re.findall(r"`(\w+)`", queries)
+    }
+    found = set()
+    for name in sql.query_names():
+        statement = re.sub(r"--.*", "", sql.query(name))
+        for number in re.findall(r"pg_\w*advisory\w*\((key|[^()]*|hashtextextended\([^()]*\))\)", statement):
+            if number != "key":
+                found.add((number, name))
+        found |= {(key, name) for key in re.findall(r"SELECT DISTINCT (.*) AS key", statement)}
+    assert found == listed
+
+
 def test_an_unknown_query_is_not_found() -> None:
     with pytest.raises(FileNotFoundError):
         sql.query("no_such_query")
 
 
-# A row that each table takes, as SQL.
+# For each table: a row that it takes, as SQL.
 ROWS = {
     "export_run_events": {
         "event_id": "gen_random_uuid()",
@@ -126,8 +374,8 @@ ROWS = {
     },
 }
 
-# What it does not take in one column, whatever a bug may try.
-REFUSED = [
+# Values that a column refuses, so that no bug can store them.
+IMPOSSIBLE = [
     ("export_run_events", "event_type", "'run-paused'"),
     ("export_run_events", "origin", "'rumour'"),
     ("export_run_events", "payload", "'{'"),
@@ -150,17 +398,17 @@ REFUSED = [
 ]
 
 
-async def test_the_database_refuses_what_no_state_can_be(connection: Connection) -> None:
+async def test_the_database_refuses_impossible_values(connection: Connection) -> None:
     async def insert(table: str, row: dict[str, str]) -> None:
         names, values = ", ".join(row), ", ".join(row.values())
         await connection.execute(" ".join(("INSERT INTO", table, "(", names, ") VALUES (", values, ")")))
 
     for table, row in ROWS.items():
         await insert(table, row)
-    found: dict[tuple[str, str, str], Failure | None] = dict.fromkeys(REFUSED)
-    for table, column, value in REFUSED:
+    meanings: dict[tuple[str, str, str], Failure | None] = dict.fromkeys(IMPOSSIBLE)
+    for table, column, value in IMPOSSIBLE:
         try:
             await insert(table, ROWS[table] | {column: value})
         except asyncpg.PostgresError as error:
-            found[table, column, value] = meaning_of(error)
-    assert found == dict.fromkeys(REFUSED, Failure.UNSTORABLE)
+            meanings[table, column, value] = meaning_of(error)
+    assert meanings == dict.fromkeys(IMPOSSIBLE, Failure.UNSTORABLE)

@@ -1,21 +1,21 @@
 """Queues that are full: who publishes hears of it, and nothing is lost."""
 
 import asyncio
-import json
 from uuid import uuid4
 
 import pytest
 from aio_pika.exceptions import DeliveryError
 
+from cli.console import Exit
 from schema import names
 from tests.commands import export_runs
 from tests.conftest import running_worker
 from tests.resilience.conftest import Limit
-from tests.resilience.observing import RECOVERY_S, Log, until_serving
-from tests.wire import Wire, run_created, run_finished
-from worker import topology
-from worker.console import Exit
-from worker.database import Pool
+from tests.resilience.observing import RECOVERY_S, Log, until_finished, until_serving
+from tests.wire import Wire, run_created
+from worker.broker.topology import declare
+from worker.database.pool import Pool
+from worker.session import WorkerParts
 from worker.settings import WorkerSettings
 
 LENGTH_MAX = 5
@@ -39,8 +39,8 @@ async def test_a_full_queue_refuses(
     routing_key: str,
 ) -> None:
     """A publisher that waits for confirms hears it; the bound is a soft one."""
-    await limit(queue, "x-max-length", LENGTH_MAX)
-    async with running_worker(settings, pool):
+    topology = await limit(queue, "x-max-length", LENGTH_MAX)
+    async with running_worker(settings, pool, WorkerParts(topology=topology)):
         await until_serving(wire)
     for _ in range(LENGTH_MAX):
         await wire.publish(routing_key, run_created(), exchange=exchange)
@@ -59,9 +59,9 @@ async def test_a_full_dead_letter_queue(
 ) -> None:
     """What finds no room in it stays where it was, until there is room."""
     dead = names.dead_letter_queue("run-created")
-    await limit(dead, "x-max-length", 1)
+    topology = await limit(dead, "x-max-length", 1)
     bodies = {b"not JSON %d" % number for number in range(10)}
-    async with running_worker(settings, pool):
+    async with running_worker(settings, pool, WorkerParts(topology=topology)):
         await until_serving(wire)
         await asyncio.gather(*(wire.publish("run-created", body) for body in bodies))
         await log.until("dead_letter_not_confirmed")
@@ -74,28 +74,10 @@ async def test_a_full_dead_letter_queue(
     assert log.of("session_lost") == []
 
 
-async def test_a_full_alerts_queue(settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, limit: Limit) -> None:
-    """Alerts that find no room in it stay in the database, until there is room; everything else goes on."""
-    await limit(names.ALERTS_QUEUE, "x-max-length", 1)
-    claims = {f"twice-{number}" for number in range(10)}
-    async with running_worker(settings, pool):
-        await until_serving(wire)
-        for _ in range(2):
-            await until_finished(wire, *claims)
-        await log.until("alerts_not_confirmed")
-        await until_finished(wire, "once")
-        told: set[str] = set()
-        async with asyncio.timeout(4 * RECOVERY_S):
-            while told != claims:
-                told.add(json.loads((await wire.take_from(names.ALERTS_QUEUE)).body)["claimId"])
-    assert log.of("session_lost") == log.of("database_unavailable") == []
-
-
 async def test_a_replay_into_a_full_queue(settings: WorkerSettings, wire: Wire, limit: Limit) -> None:
     """What the broker refuses stays a dead letter."""
     queue, dead = names.event_queue("run-created"), names.dead_letter_queue("run-created")
-    await limit(queue, "x-max-length", 1)
-    await topology.declare(wire.channel)
+    await declare(wire.channel, await limit(queue, "x-max-length", 1))
     ids = {str(uuid4()) for _ in range(20)}
     for message_id in ids:
         await wire.publish("run-created", run_created(), exchange=names.DEAD_LETTER_EXCHANGE, message_id=message_id)
@@ -106,10 +88,3 @@ async def test_a_replay_into_a_full_queue(settings: WorkerSettings, wire: Wire, 
     taken = [await wire.take_from(dead) for _ in range(left)]
     taken += [await wire.take_from(queue) for _ in range(await wire.count_in(queue))]
     assert {message.message_id for message in taken} == ids
-
-
-async def until_finished(wire: Wire, *claim_ids: str) -> None:
-    """Finish a run with these claims, and wait until it is stored."""
-    finished = run_finished(claimIds=claim_ids)
-    await wire.publish("run-finished", finished)
-    await wire.until_run(finished["runId"], status="completed")

@@ -1,11 +1,11 @@
-"""PostgreSQL is away, slow or refuses: nothing moves, requests are told so in time, and all of it resumes.
+"""PostgreSQL is away, slow or refuses: events wait, requests are refused in time, and afterwards all of it resumes.
 
 It is a private server, reached over TCP, so that it can be killed, and the wire to it frozen.
 """
 
 import asyncio
 import signal
-import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -14,28 +14,26 @@ import asyncpg
 import pytest
 
 import sql
-from handlers.connection import Connection
 from local.postgresql import LocalPostgreSQL
 from schema import names
+from sql.connection import Connection
 from tests.chaos.proxy import CHUNK_BYTES, Proxy
 from tests.commands import worker_process
-from tests.conftest import running_worker, with_database, worker_settings
-from tests.resilience.conftest import Routes, opened, through
+from tests.conftest import DATABASE_CONNECTIONS_MAX, database_settings, running_worker, with_database, worker_settings
+from tests.resilience.conftest import Wires, opened, proxied, through
 from tests.resilience.observing import (
-    EXPIRATION_S,
     RECOVERY_S,
     Log,
     ask_in_time,
+    assert_unavailable,
     publish_all,
     until,
+    until_all_stored,
     until_serving,
 )
 from tests.wire import POLL_S, Wire, run_created
-from worker.amqp import Delivery
-from worker.database import Pool, open_pool
-from worker.inbox import Inbox
-from worker.migrations import migrate
-from worker.routes import DATABASE_CONNECTIONS_MAX
+from worker.database.migrations import migrate
+from worker.database.pool import Pool, open_pool
 from worker.settings import WorkerSettings
 
 
@@ -47,28 +45,11 @@ async def database_url(database_server: LocalPostgreSQL) -> AsyncIterator[str]:
     await admin.execute(f"CREATE DATABASE {name}")
     await admin.close()
     url = with_database(database_server.url, name)
-    connection = await asyncpg.connect(url)
-    await migrate(connection, sql.migrations())
-    await connection.close()
+    await migrate(database_settings(url), sql.migrations())
     yield url
     admin = await asyncpg.connect(database_server.url)
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
-
-
-@pytest.fixture
-def redeliveries(monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
-    """The events that came to a worker in this process a second time."""
-    found: list[Delivery] = []
-    put = Inbox.put
-
-    def put_and_note(inbox: Inbox, delivery: Delivery) -> None:
-        if delivery.redelivered:
-            found.append(delivery)
-        put(inbox, delivery)
-
-    monkeypatch.setattr(Inbox, "put", put_and_note)
-    return found
 
 
 @asynccontextmanager
@@ -88,31 +69,6 @@ async def publishing(wire: Wire) -> AsyncIterator[list[str]]:
     yield confirmed
     done.set()
     await task
-
-
-async def logged_ids(url: str) -> set[str]:
-    """The events that are stored."""
-    connection = await asyncpg.connect(url)
-    rows = await connection.fetch("SELECT event_id FROM export_run_events")
-    await connection.close()
-    return {str(row["event_id"]) for row in rows}
-
-
-async def assert_unavailable(wire: Wire) -> None:
-    """A request is refused while its caller still waits."""
-    asked_at = time.monotonic()
-    reply = await ask_in_time(wire)
-    assert reply["error"]["code"] == "UNAVAILABLE", reply
-    assert time.monotonic() - asked_at < EXPIRATION_S
-
-
-async def until_all_stored(url: str, confirmed: list[str]) -> None:
-    """Wait until every confirmed event is stored."""
-
-    async def stored() -> bool:
-        return set(confirmed) <= await logged_ids(url)
-
-    await until(stored, RECOVERY_S)
 
 
 async def test_away_when_the_worker_starts(
@@ -147,13 +103,14 @@ async def test_away_for_a_while(
     pool: Pool,
     wire: Wire,
     log: Log,
-    redeliveries: list[Delivery],
+    wires: Wires,
+    deliveries: Counter[bool],
     database_server: LocalPostgreSQL,
     how: str,
 ) -> None:
     """The events in hand are held, not given back: the delivery count does not climb."""
     url = settings.database_url.get_secret_value()
-    async with running_worker(settings, pool):
+    async with running_worker(settings, pool, wires.parts):
         await until_serving(wire)
         async with publishing(wire) as confirmed:
             await asyncio.to_thread(database_server.kill if how == "killed" else database_server.stop)
@@ -171,13 +128,14 @@ async def test_away_for_a_while(
             assert await wire.count_in(names.dead_letter_queue(event_type)) == 0
     assert log.of("event_failed") == []
     assert log.of("session_lost") == []
-    assert redeliveries == []
+    assert deliveries[False] > 0
+    assert deliveries[True] == 0
 
 
 async def test_every_connection_terminated(
-    settings: WorkerSettings, pool: Pool, wire: Wire, connection: Connection, redeliveries: list[Delivery]
+    settings: WorkerSettings, pool: Pool, wire: Wire, connection: Connection, wires: Wires, deliveries: Counter[bool]
 ) -> None:
-    async with running_worker(settings, pool):
+    async with running_worker(settings, pool, wires.parts):
         await until_serving(wire)
         async with publishing(wire) as confirmed:
             for _ in range(5):
@@ -188,16 +146,17 @@ async def test_every_connection_terminated(
                 assert ended > 0
                 await until_serving(wire)
         await until_all_stored(settings.database_url.get_secret_value(), confirmed)
-    assert redeliveries == []
+    assert deliveries[False] > 0
+    assert deliveries[True] == 0
 
 
 async def test_a_lock_held_for_long(
-    settings: WorkerSettings, wire: Wire, connection: Connection, log: Log, redeliveries: list[Delivery]
+    settings: WorkerSettings, wire: Wire, connection: Connection, log: Log, wires: Wires, deliveries: Counter[bool]
 ) -> None:
     """Longer than the lock time-out: requests are refused, events wait."""
     impatient = settings.model_copy(update={"lock_timeout_s": 0.3})
     created = run_created()
-    async with open_pool(impatient, DATABASE_CONNECTIONS_MAX) as pool, running_worker(impatient, pool):
+    async with open_pool(impatient, DATABASE_CONNECTIONS_MAX) as pool, running_worker(impatient, pool, wires.parts):
         await until_serving(wire)
         async with connection.transaction():
             await connection.execute("LOCK TABLE export_runs, export_run_claims IN ACCESS EXCLUSIVE MODE")
@@ -207,7 +166,8 @@ async def test_a_lock_held_for_long(
         await until_all_stored(settings.database_url.get_secret_value(), [created["eventId"]])
         assert (await ask_in_time(wire))["ok"] is True
     assert {line["sqlstate"] for line in log.of("events_kept")} == {"55P03"}
-    assert redeliveries == []
+    assert deliveries[False] > 0
+    assert deliveries[True] == 0
 
 
 async def test_read_only(
@@ -216,7 +176,8 @@ async def test_read_only(
     pool: Pool,
     connection: Connection,
     log: Log,
-    redeliveries: list[Delivery],
+    wires: Wires,
+    deliveries: Counter[bool],
 ) -> None:
     """A standby, or a precaution against a full disk: writes wait, reads are answered."""
     database = settings.database_url.get_secret_value().rpartition("/")[2]
@@ -231,7 +192,7 @@ async def test_read_only(
             "WHERE application_name = 'export-runs' AND datname = current_database()"
         )
 
-    async with running_worker(settings, pool):
+    async with running_worker(settings, pool, wires.parts):
         await until_serving(wire)
         await set_read_only("on")
         await wire.publish("run-created", created)
@@ -243,23 +204,13 @@ async def test_read_only(
         await set_read_only("off")
         await until_all_stored(settings.database_url.get_secret_value(), [created["eventId"]])
         await until(lambda: answered(wire, "create-export-run", **new_run), RECOVERY_S)
-    assert redeliveries == []
+    assert deliveries[False] > 0
+    assert deliveries[True] == 0
 
 
 async def answered(wire: Wire, operation: str = "check-claims", **body: str) -> bool:
     """Whether a request gets its result."""
     return bool((await ask_in_time(wire, operation, **body))["ok"])
-
-
-@asynccontextmanager
-async def proxied(
-    settings: WorkerSettings, proxy: Proxy, **others: float
-) -> AsyncIterator[tuple[WorkerSettings, Pool]]:
-    """Settings and a pool whose connections to PostgreSQL go through a proxy."""
-    url = through(settings.database_url.get_secret_value(), proxy)
-    changed = worker_settings(settings.amqp_url.get_secret_value(), url, **others)
-    async with open_pool(changed, DATABASE_CONNECTIONS_MAX) as pool:
-        yield changed, pool
 
 
 async def test_a_frozen_database(settings: WorkerSettings, wire: Wire) -> None:
@@ -300,18 +251,18 @@ async def test_broker_and_database_lost_at_once(
     wire: Wire,
     connection: Connection,
     log: Log,
-    routes: Routes,
+    wires: Wires,
     broker_proxy: Proxy,
 ) -> None:
     """Whoever works for the session that is over rolls back, on a connection that is gone. The error that asyncpg
     has for it takes the place of the cancellation; and who goes on as if not cancelled, the session waits for.
     """
     created = run_created()
-    routes["consuming"] = broker_proxy
+    wires.proxies["consuming"] = broker_proxy
     async with (
         opened(settings.database_url.get_secret_value(), Proxy) as proxy,
         proxied(settings, proxy) as (changed, pool),
-        running_worker(changed, pool),
+        running_worker(changed, pool, wires.parts),
     ):
         await until_serving(wire)
         async with connection.transaction():
@@ -336,7 +287,7 @@ async def is_empty(wire: Wire, queue: str) -> bool:
 
 
 class LosesCommitReplies(Proxy):
-    """Drops the connection in place of the server's word that it has committed, so often."""
+    """Drops the connection instead of passing on that the server has committed, `lose` times."""
 
     def __init__(self, target_port: int) -> None:
         super().__init__(target_port)

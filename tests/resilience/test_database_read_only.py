@@ -11,16 +11,14 @@ import pytest
 import sql
 from local.postgresql import LocalPostgreSQL
 from schema import names
-from tests.conftest import running_worker, worker_settings
+from tests.conftest import DATABASE_CONNECTIONS_MAX, database_settings, running_worker, worker_settings
 from tests.resilience.conftest import Limit
-from tests.resilience.observing import Log, ask_in_time, until_serving
-from tests.resilience.test_bounds import until_finished
+from tests.resilience.observing import Log, ask_in_time, until_finished, until_serving
 from tests.wire import Wire, run_created
-from worker.alerts import ALERTS_INTERVAL_S
-from worker.backoff import BACKOFF_MAX_S
-from worker.database import open_pool
-from worker.migrations import migrate
-from worker.routes import DATABASE_CONNECTIONS_MAX
+from worker.database.migrations import migrate
+from worker.database.pool import open_pool
+from worker.limits import WorkerLimits
+from worker.session import WorkerParts
 from worker.settings import WorkerSettings
 
 ALERTS = 10
@@ -29,15 +27,13 @@ ALERTS = 10
 @pytest.fixture
 async def private(amqp_url: str, database_server: LocalPostgreSQL) -> WorkerSettings:
     """Settings with the private PostgreSQL, migrated."""
-    connection = await asyncpg.connect(database_server.url)
-    await migrate(connection, sql.migrations())
-    await connection.close()
+    await migrate(database_settings(database_server.url), sql.migrations())
     return worker_settings(amqp_url, database_server.url)
 
 
 @asynccontextmanager
 async def as_standby(server: LocalPostgreSQL) -> AsyncIterator[None]:
-    """The server comes back as a standby, which answers with what was true when it became one."""
+    """The server restarts as a standby, which answers with what was true when it became one."""
     signal = Path(server.directory / "data" / "standby.signal")
     await asyncio.to_thread(server.stop)
     signal.touch()
@@ -69,7 +65,8 @@ async def test_alerts_are_not_published_where_nothing_can_be_written(
     private: WorkerSettings, wire: Wire, log: Log, limit: Limit
 ) -> None:
     """That they were could not be noted: they would be published over and over."""
-    await limit(names.ALERTS_QUEUE, "x-max-length", 1)
+    limits = WorkerLimits(alert_delay_first_s=0.5, alert_delay_max_s=1)
+    parts = WorkerParts(topology=await limit(names.ALERTS_QUEUE, "x-max-length", 1), limits=limits)
     admin = await asyncpg.connect(private.database_url.get_secret_value())
 
     async def set_read_only(value: str) -> None:
@@ -79,17 +76,18 @@ async def test_alerts_are_not_published_where_nothing_can_be_written(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'export-runs'"
         )
 
-    async with open_pool(private, DATABASE_CONNECTIONS_MAX) as pool, running_worker(private, pool):
+    async with open_pool(private, DATABASE_CONNECTIONS_MAX) as pool, running_worker(private, pool, parts):
         await until_serving(wire)
         claims = [f"written-{number}" for number in range(ALERTS)]
-        for _ in range(2):
-            await until_finished(wire, *claims)
+        for claim_id in claims:
+            for _ in range(2):
+                await until_finished(wire, claim_id)
         await log.until("alerts_not_confirmed")
         await set_read_only("on")
         before = await wire.count_in(names.ALERTS_QUEUE)
         for _ in range(before):
             await wire.take_from(names.ALERTS_QUEUE)
-        await asyncio.sleep(ALERTS_INTERVAL_S + BACKOFF_MAX_S)
+        await asyncio.sleep(limits.alerts_interval_s + limits.retry_delay_max_s + limits.alert_delay_max_s)
         assert await wire.count_in(names.ALERTS_QUEUE) == 0
         await set_read_only("off")
         for _ in range(ALERTS - before):

@@ -5,24 +5,23 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import aio_pika
 import asyncpg
 import pytest
 
-from handlers.connection import Connection
 from schema import names
+from sql.connection import Connection
 from tests.commands import worker_process
 from tests.conftest import running_worker, worker_settings
-from tests.resilience.observing import EXPIRATION_S, Log, ask_in_time, until, until_serving
-from tests.wire import Wire, run_created
-from worker import session
-from worker.database import Pool
-from worker.routes import REQUEST_ROUTES, RequestRoute
+from tests.resilience.observing import EXPIRATION_S, Log, ask_in_time, peak_memory_kib, until, until_serving
+from tests.wire import WAIT_S, Wire, run_created
+from worker.broker.topology import declare
+from worker.database.pool import Pool
+from worker.routes import ROUTES, AnswerContext, RequestRoute
+from worker.session import WorkerParts
 from worker.settings import WorkerSettings
-from worker.topology import declare
 
 FLOOD = 2_000
 
@@ -32,6 +31,7 @@ REQUESTS: dict[str, dict[str, object]] = {
     "check-claims": {"orgId": "org-1", "claimIds": ["c-1"]},
     "find-runs-by-claim-id": {"claimId": "c-1"},
     "get-export-run-by-id": {"runId": RUN_ID},
+    "list-run-claims": {"runId": RUN_ID},
     "get-export-history": {"orgId": "org-1"},
     "create-export-run": {**NEW_RUN},
     "update-export-run-status": {"runId": RUN_ID, "status": "failed", "claimIds": ["c-1"]},
@@ -39,33 +39,35 @@ REQUESTS: dict[str, dict[str, object]] = {
     "reserve-claims": {"orgId": "org-1", "runId": RUN_ID, "claimIds": ["c-1"]},
     "release-claims": {"orgId": "org-1", "runId": RUN_ID},
     "list-double-exports": {"orgId": "org-1"},
-    "resolve-double-export": {"id": 1, "resolvedBy": "bob", "note": "a test"},
+    "reverse-export": {
+        "orgId": "org-1",
+        "runId": RUN_ID,
+        "reason": "a test",
+        "reversedBy": "bob",
+        "approvedBy": "carol",
+    },
+    "resolve-double-export": {"orgId": "org-1", "claimId": "c-1", "resolvedBy": "bob", "note": "a test"},
     "list-stale-runs": {"olderThanSeconds": 60},
+    "check-period": {"orgId": "org-1", "periodStart": "2026-01-01", "periodEnd": "2026-01-31"},
+    "get-last-export": {"orgId": "org-1"},
+    "explain-claim": {"orgId": "org-1", "claimId": "c-1"},
 }
 
 
 async def drained_with(settings: WorkerSettings, wire: Wire, backlog: int) -> int:
     """The most memory that a new worker takes while it stores a backlog, in KiB."""
-    connection = await aio_pika.connect(settings.amqp_url.get_secret_value(), timeout=10)
+    connection = await aio_pika.connect(settings.amqp_url.get_secret_value(), timeout=WAIT_S)
     async with connection:
         channel = await connection.channel(publisher_confirms=False)
         exchange = await channel.get_exchange(names.EVENTS_EXCHANGE, ensure=False)
         for _ in range(backlog):
             await exchange.publish(aio_pika.Message(json.dumps(run_created()).encode()), "run-created")
-        await until(lambda: holds(wire, backlog), within_s=60)
-    async with worker_process(settings) as worker:
+        await until(lambda: holds(wire, backlog), within_s=2 * WAIT_S)
+    async with worker_process(settings, "--only", "events") as worker:
         stored = 0
         while stored < backlog:
             stored += int((await worker.until_logged("events_stored"))["events"])
-        return peak_memory_kib(worker._process.pid)
-
-
-def peak_memory_kib(pid: int) -> int:
-    """The most memory that a process has had resident."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1])
-    raise AssertionError("no VmHWM")
+        return peak_memory_kib(worker.pid)
 
 
 async def test_memory_does_not_grow_with_the_backlog(settings: WorkerSettings, pool: Pool, wire: Wire) -> None:
@@ -77,7 +79,7 @@ async def test_memory_does_not_grow_with_the_backlog(settings: WorkerSettings, p
 
 
 async def flood(wire: Wire, operation: str, body: dict[str, object], requests: int, expiration_s: float) -> None:
-    """Ask many times, without waiting for answers; they come back to a queue of their own."""
+    """Send many requests without waiting for the replies, which go to a queue of their own."""
     await wire.channel.declare_queue("reply.flood", auto_delete=False)
     exchange = await wire.channel.get_exchange(names.RPC_EXCHANGE, ensure=False)
     for start in range(0, requests, 500):
@@ -98,22 +100,20 @@ async def flood(wire: Wire, operation: str, body: dict[str, object], requests: i
         )
 
 
-async def test_a_flood_of_history_does_not_starve_the_guard(
-    settings: WorkerSettings, pool: Pool, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_flood_of_history_does_not_starve_the_guard(settings: WorkerSettings, pool: Pool, wire: Wire) -> None:
     """Not even while as many of those requests as may be worked on get on with nothing."""
-    [route] = [route for route in REQUEST_ROUTES if route.operation.name == "get-export-history"]
+    [route] = [route for route in ROUTES.requests if route.operation.name == "get-export-history"]
     begun: list[object] = []
 
-    async def never_answer(connection: Connection, requests: Sequence[Any]) -> Sequence[Any]:
+    async def never_answer(connection: Connection, requests: Sequence[Any], context: AnswerContext) -> Sequence[Any]:
         begun.append(requests)
         await asyncio.Event().wait()
         return []
 
-    slow = [replace(each, answer=never_answer) if each is route else each for each in REQUEST_ROUTES]
-    monkeypatch.setattr(session, "REQUEST_ROUTES", slow)
+    slow = tuple(replace(each, answer=never_answer) if each is route else each for each in ROUTES.requests)
+    parts = WorkerParts(routes=replace(ROUTES, requests=slow))
     history = names.rpc_queue("get-export-history")
-    async with running_worker(settings, pool):
+    async with running_worker(settings, pool, parts):
         await until_serving(wire)
         await flood(wire, "get-export-history", {"orgId": "org-1"}, FLOOD, expiration_s=10)
         await until(lambda: len(begun) >= route.queries_max)
@@ -141,7 +141,7 @@ async def test_a_deadline_of_its_own_for_who_gives_none(
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("route", REQUEST_ROUTES, ids=lambda route: route.operation.name)
+@pytest.mark.parametrize("route", ROUTES.requests, ids=lambda route: route.operation.name)
 async def test_each_operation_has_its_own_limit(
     settings: WorkerSettings, wire: Wire, route: RequestRoute[Any, Any]
 ) -> None:
@@ -151,7 +151,7 @@ async def test_each_operation_has_its_own_limit(
     blocker = await asyncpg.connect(settings.database_url.get_secret_value())
     async with blocker.transaction():
         await blocker.execute(
-            "LOCK TABLE export_runs, export_run_claims, claim_leases, double_exports IN ACCESS EXCLUSIVE MODE"
+            "LOCK TABLE export_runs, export_run_claims, claim_leases, double_exported_claims IN ACCESS EXCLUSIVE MODE"
         )
         await flood(wire, operation, REQUESTS[operation], route.held_max + 4, expiration_s=EXPIRATION_S)
         await until(lambda: has(wire, queue, 4), within_s=EXPIRATION_S)

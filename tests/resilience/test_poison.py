@@ -1,4 +1,4 @@
-"""An event that breaks or hangs whoever touches it is put out of the way, and takes no neighbour with it."""
+"""An event that breaks or hangs its handler is dead-lettered in the end, and its neighbours are stored."""
 
 import asyncio
 import json
@@ -6,21 +6,24 @@ import re
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
 
-from handlers.connection import Connection
 from schema import names
 from schema.events import RunCreated
+from sql.connection import Connection
 from tests.commands import worker_process
 from tests.conftest import running_worker
 from tests.resilience.conftest import Limit
 from tests.resilience.observing import Log, publish_all, until, until_serving
 from tests.wire import POLL_S, Wire, run_created
-from worker import events, routes, session
-from worker.database import Pool
+from worker.database.pool import Pool
+from worker.limits import WorkerLimits
+from worker.routes import ROUTES, AnswerContext, Routes
+from worker.session import WorkerParts
 from worker.settings import WorkerSettings
 
 QUEUE = names.event_queue("run-created")
@@ -31,8 +34,8 @@ DELIVERIES_MAX = 3
 Poisoned = Callable[[], Awaitable[None]]
 
 
-def poison(run_id: str, effect: Poisoned, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have the handler of workers of this process fall over one run; the sizes of the batches with it, as they come."""
+def poisoned(run_id: str, effect: Poisoned) -> tuple[Routes, list[int]]:
+    """Routes whose handler falls over one run, and the sizes of the batches with it, as they come."""
     sizes: list[int] = []
 
     async def store(connection: Connection, batch: Sequence[RunCreated]) -> None:
@@ -41,10 +44,9 @@ def poison(run_id: str, effect: Poisoned, monkeypatch: pytest.MonkeyPatch) -> li
             await effect()
         await created.store(connection, batch)
 
-    created, *others = routes.EVENT_ROUTES
+    created, *others = ROUTES.events
     assert created.event_type == "run-created"
-    monkeypatch.setattr(session, "EVENT_ROUTES", (replace(created, store=store), *others))
-    return sizes
+    return replace(ROUTES, events=(replace(created, store=store), *others)), sizes
 
 
 async def hang() -> None:
@@ -64,17 +66,18 @@ async def test_an_event_that_breaks_its_handler(
     wire: Wire,
     log: Log,
     limit: Limit,
-    monkeypatch: pytest.MonkeyPatch,
     effect: Poisoned,
 ) -> None:
     """Its neighbours in the batch are stored; it is tried again, later, and at last the broker takes it away."""
     runs = [run_created(orgId="org-many") for _ in range(NEIGHBOURS + 1)]
     bad = runs[NEIGHBOURS // 2]
-    await limit(QUEUE, "x-delivery-limit", DELIVERIES_MAX)
-    sizes = poison(bad["runId"], effect, monkeypatch)
-    monkeypatch.setattr(events, "REQUEUE_DELAY_FIRST_S", 0.01)
-    monkeypatch.setattr(events, "STORE_TIMEOUT_S", 0.5)
-    async with running_worker(settings, pool):
+    routes, sizes = poisoned(bad["runId"], effect)
+    parts = WorkerParts(
+        routes=routes,
+        topology=await limit(QUEUE, "x-delivery-limit", DELIVERIES_MAX),
+        limits=WorkerLimits(requeue_delay_first_s=0.01, store_timeout_s=0.5),
+    )
+    async with running_worker(settings, pool, parts):
         await until_serving(wire)
         await publish_all(wire, "run-created", runs)
         dead = await wire.take_from(DEAD)
@@ -94,14 +97,12 @@ async def refuse() -> None:
     raise asyncpg.CheckViolationError
 
 
-async def test_an_event_that_the_database_refuses(
-    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_event_that_the_database_refuses(settings: WorkerSettings, pool: Pool, wire: Wire, log: Log) -> None:
     """It would refuse them again: the event is dead-lettered at once, and its neighbours are stored."""
     runs = [run_created(orgId="org-many") for _ in range(NEIGHBOURS + 1)]
     bad = runs[NEIGHBOURS // 2]
-    poison(bad["runId"], refuse, monkeypatch)
-    async with running_worker(settings, pool):
+    routes, _ = poisoned(bad["runId"], refuse)
+    async with running_worker(settings, pool, WorkerParts(routes=routes)):
         await until_serving(wire)
         await publish_all(wire, "run-created", runs)
         dead = await wire.take_from(DEAD)
@@ -117,9 +118,7 @@ async def stored(wire: Wire, runs: int) -> bool:
     return len((await wire.result("get-export-history", orgId="org-many", limit=200))["runs"]) == runs
 
 
-async def test_a_deadlock_is_tried_again(
-    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_deadlock_is_tried_again(settings: WorkerSettings, pool: Pool, wire: Wire, log: Log) -> None:
     """It cannot happen, by the order of the locks; if it does, nobody notices."""
     deadlocks = iter(range(2))
 
@@ -128,8 +127,8 @@ async def test_a_deadlock_is_tried_again(
             raise asyncpg.DeadlockDetectedError
 
     run = run_created()
-    sizes = poison(run["runId"], deadlock, monkeypatch)
-    async with running_worker(settings, pool):
+    routes, sizes = poisoned(run["runId"], deadlock)
+    async with running_worker(settings, pool, WorkerParts(routes=routes)):
         await until_serving(wire)
         await wire.publish("run-created", run)
         await wire.until_run(run["runId"])
@@ -138,9 +137,7 @@ async def test_a_deadlock_is_tried_again(
     assert log.of("event_failed") == log.of("session_lost") == []
 
 
-async def test_a_batch_that_is_too_slow(
-    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_batch_that_is_too_slow(settings: WorkerSettings, pool: Pool, wire: Wire, log: Log) -> None:
     """It would be too slow again: it is stored in smaller ones."""
     runs = [run_created(orgId="org-many") for _ in range(NEIGHBOURS + 1)]
 
@@ -148,8 +145,8 @@ async def test_a_batch_that_is_too_slow(
         if sizes[-1] > 1:
             raise asyncpg.QueryCanceledError
 
-    sizes = poison(runs[NEIGHBOURS // 2]["runId"], time_out, monkeypatch)
-    async with running_worker(settings, pool):
+    routes, sizes = poisoned(runs[NEIGHBOURS // 2]["runId"], time_out)
+    async with running_worker(settings, pool, WorkerParts(routes=routes)):
         await until_serving(wire)
         await publish_all(wire, "run-created", runs)
         await until(lambda: stored(wire, len(runs)))
@@ -159,20 +156,18 @@ async def test_a_batch_that_is_too_slow(
     assert log.of("event_failed") == log.of("session_lost") == []
 
 
-async def test_a_request_that_breaks_its_handler(
-    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_request_that_breaks_its_handler(settings: WorkerSettings, pool: Pool, wire: Wire, log: Log) -> None:
     """Its caller hears no more than that; those that share its query get their answers."""
-    [checks] = [route for route in routes.REQUEST_ROUTES if route.operation.name == "check-claims"]
+    [checks] = [route for route in ROUTES.requests if route.operation.name == "check-claims"]
 
-    async def answer(connection: Connection, requests: Sequence[Any]) -> Sequence[Any]:
+    async def answer(connection: Connection, requests: Sequence[Any], context: AnswerContext) -> Sequence[Any]:
         if any("bad" in request.claim_ids for request in requests):
             raise ZeroDivisionError("a secret")
-        return await checks.answer(connection, requests)
+        return await checks.answer(connection, requests, context)
 
-    broken = [replace(route, answer=answer) if route is checks else route for route in routes.REQUEST_ROUTES]
-    monkeypatch.setattr(session, "REQUEST_ROUTES", broken)
-    async with running_worker(settings, pool):
+    broken = tuple(replace(route, answer=answer) if route is checks else route for route in ROUTES.requests)
+    parts = WorkerParts(routes=replace(ROUTES, requests=broken))
+    async with running_worker(settings, pool, parts):
         await until_serving(wire)
         asked = [{"orgId": "org-1", "claimIds": [claim]} for claim in ("a", "b", "bad", "c", "d", "e")]
         replies = await asyncio.gather(*(wire.ask("check-claims", each) for each in asked))
@@ -188,35 +183,36 @@ KILLER_SUSPECT_DELIVERIES = 2
 KILLER = f"""
 import os, signal
 from dataclasses import replace
-from worker import inbox, routes, session, topology
+from tests.resilience.conftest import with_argument
+from worker.limits import WorkerLimits
+from worker.routes import ROUTES
+from worker.session import WorkerParts
 
 async def store(connection, batch):
     if any(event.triggered_by == "the killer" for event in batch):
         os.kill(os.getpid(), signal.SIGKILL)
     await created.store(connection, batch)
 
-created, *others = routes.EVENT_ROUTES
-session.EVENT_ROUTES = (replace(created, store=store), *others)
-inbox.SUSPECT_DELIVERIES = {KILLER_SUSPECT_DELIVERIES}
-limit = {{"x-delivery-limit": {KILLER_DELIVERIES_MAX}}}
-topology.QUEUES = [
-    replace(queue, arguments=queue.arguments | limit) if queue.name == "{QUEUE}" else queue
-    for queue in topology.QUEUES
-]
+created, *others = ROUTES.events
+parts = WorkerParts(
+    routes=replace(ROUTES, events=(replace(created, store=store), *others)),
+    topology=with_argument("{QUEUE}", "x-delivery-limit", {KILLER_DELIVERIES_MAX}),
+    limits=WorkerLimits(suspect_deliveries_min={KILLER_SUSPECT_DELIVERIES}),
+)
 """
 
 
 async def test_an_event_that_kills_every_worker(settings: WorkerSettings, wire: Wire, limit: Limit) -> None:
-    """Its neighbours come back with it twice; then it dies alone, until the broker takes it out of the way."""
+    """Its neighbours are redelivered with it twice. Then it ends each worker alone, until RabbitMQ dead-letters it."""
     runs = [run_created(orgId="org-many") for _ in range(50)]
     runs[25]["triggeredBy"] = "the killer"
     await limit(QUEUE, "x-delivery-limit", KILLER_DELIVERIES_MAX)
-    async with worker_process(settings, planted=KILLER):
+    async with worker_process(settings, parts=KILLER):
         await until_serving(wire)
     await publish_all(wire, "run-created", runs)
     killed = 0
     while await wire.count_in(DEAD) == 0:
-        async with worker_process(settings, planted=KILLER) as worker:
+        async with worker_process(settings, parts=KILLER) as worker:
             dying = asyncio.create_task(worker.exit_code())
             while not dying.done() and await wire.count_in(DEAD) == 0:
                 await asyncio.sleep(POLL_S)
@@ -225,44 +221,63 @@ async def test_an_event_that_kills_every_worker(settings: WorkerSettings, wire: 
                 killed += 1
             dying.cancel()
     assert killed == KILLER_DELIVERIES_MAX + 1
-    async with worker_process(settings, planted=KILLER):
+    async with worker_process(settings, parts=KILLER):
         await until(lambda: stored(wire, len(runs) - 1))
     assert runs[25]["eventId"].encode() in (await wire.take_from(DEAD)).body
     assert await wire.count_in(DEAD) == 0
 
 
 KILLS = 3
+HOLDER = """
+import asyncio
+from dataclasses import replace
+from worker.routes import ROUTES
+from worker.session import WorkerParts
+
+async def store(connection, batch):
+    await created.store(connection, batch)
+    if any(event.org_id == "org-many" for event in batch):
+        await asyncio.sleep(3600)
+
+created, *others = ROUTES.events
+parts = WorkerParts(routes=replace(ROUTES, events=(replace(created, store=store), *others)))
+"""
+"""A worker that writes a batch of one organisation, and never commits it."""
 
 
 async def test_workers_killed_in_mid_batch(settings: WorkerSettings, wire: Wire) -> None:
     """The first one holds many events, the next ones begin with one: each of their ends counts for it alone."""
     runs = [run_created(orgId="org-many") for _ in range(50)]
-    blocker = await asyncpg.connect(settings.database_url.get_secret_value())
+    observer = await asyncpg.connect(settings.database_url.get_secret_value())
 
-    async def somebody_waits() -> object:
-        return await blocker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    async def is_written() -> object:
+        return await observer.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid() AND state = 'idle in transaction' AND backend_xid IS NOT NULL)"
+        )
 
     for kill in range(KILLS):
-        async with worker_process(settings) as worker, blocker.transaction():
+        async with worker_process(settings, parts=HOLDER) as worker:
             if kill == 0:
+                await worker.until_logged("session_started")
                 await until_serving(wire)
-            await blocker.execute("LOCK TABLE export_runs IN ACCESS EXCLUSIVE MODE")
-            if kill == 0:
                 await publish_all(wire, "run-created", runs)
-            await until(somebody_waits)
+            held = len(runs) if kill == 0 else 1
+            await until(partial(are_ready, wire, len(runs) - held))
+            await until(is_written)
             worker.send(signal.SIGKILL)
             await worker.exit_code()
-        await until(lambda: all_are_back(wire, len(runs)))
+        await until(lambda: are_ready(wire, len(runs)))
     assert sum(await delivery_counts(settings, len(runs))) == len(runs) + KILLS - 1
     async with worker_process(settings):
         await until_serving(wire)
-        await until(lambda: all_are_back(wire, 0))
-    assert await blocker.fetchval("SELECT count(*) FROM export_runs WHERE org_id = 'org-many'") == len(runs)
-    assert await blocker.fetchval("SELECT count(*) FROM export_run_events WHERE org_id = 'org-many'") == len(runs)
-    await blocker.close()
+        await until(lambda: are_ready(wire, 0))
+    assert await observer.fetchval("SELECT count(*) FROM export_runs WHERE org_id = 'org-many'") == len(runs)
+    assert await observer.fetchval("SELECT count(*) FROM export_run_events WHERE org_id = 'org-many'") == len(runs)
+    await observer.close()
 
 
-async def all_are_back(wire: Wire, events: int) -> bool:
+async def are_ready(wire: Wire, events: int) -> bool:
     """Whether so many events stand ready."""
     return await wire.count_in(QUEUE) == events
 

@@ -1,7 +1,7 @@
 """Whatever breaks in a session ends it whole, is logged once, and the next session serves."""
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aio_pika
@@ -10,23 +10,34 @@ from aiormq import spec
 
 from schema import names
 from tests.chaos.proxy import CHUNK_BYTES, Proxy
-from tests.commands import export_runs
+from tests.commands import export_runs, worker_process
 from tests.conftest import running_worker, worker_settings
-from tests.resilience.conftest import Routes, opened, through
-from tests.resilience.observing import RECOVERY_S, Log, until, until_serving
+from tests.resilience.conftest import Wires, opened, through
+from tests.resilience.observing import RECOVERY_S, Log, until, until_serving, until_steady
 from tests.wire import Wire, run_created
-from worker import amqp, session
-from worker.alerts import publish_alerts
-from worker.amqp import CONNECTION_ERRORS, Delivery, SessionLost, ack, flush, open_link, reply, requeue, start_consuming
-from worker.backoff import delays_s
-from worker.database import Pool
-from worker.session import run_sessions
+from worker.broker.link import (
+    CLOSE_TIMEOUT_S,
+    CONNECTION_ERRORS,
+    Delivery,
+    flush,
+    open_link,
+    start_consuming,
+)
+from worker.broker.messages import ack, reply, requeue
+from worker.broker.topology import declare
+from worker.database.pool import Pool
+from worker.limits import WorkerLimits
+from worker.monitoring.health import Health
+from worker.session import DEFAULT_PARTS, WorkerParts, run_sessions
 from worker.settings import WorkerSettings
 
-PURPOSES = ["consuming", "publishing", "answering"]
+PURPOSES = ["consuming", "publishing"]
+"""A connection for each makes a session."""
+
 HEARTBEAT_S = 1
 FREEZE_NOTICED_S = 3 * (HEARTBEAT_S + 1)
-MARGIN_S = 4
+MARGIN_S = 20
+"""With the default heartbeat it would take 33 seconds."""
 SESSIONS = 12
 
 
@@ -42,14 +53,14 @@ async def test_a_cut_connection(
     pool: Pool,
     wire: Wire,
     log: Log,
-    routes: Routes,
+    wires: Wires,
     broker_proxy: Proxy,
     purpose: str,
 ) -> None:
     """Each connection alone."""
-    routes[purpose] = broker_proxy
-    async with running_worker(settings, pool):
-        await until_serving(wire)
+    wires.proxies[purpose] = broker_proxy
+    async with running_worker(settings, pool, wires.parts):
+        await until_steady(wire)
         async with broker_proxy.cut():
             await log.until("session_lost")
         await until_serving(wire)
@@ -57,24 +68,28 @@ async def test_a_cut_connection(
 
 
 async def test_frozen_connections_are_noticed(
-    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, routes: Routes, amqp_url: str
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, wires: Wires, amqp_url: str
 ) -> None:
-    """Three workers, and of each another connection freezes: no byte comes, and no end of it."""
+    """Three workers, and of each another connection freezes: no byte comes, and no end of it.
+
+    The third loses only the connection that replies go out on.
+    """
     impatient = settings.model_copy(update={"heartbeat_s": HEARTBEAT_S, "connect_timeout_s": 1})
     async with AsyncExitStack() as stack:
         frozen = []
-        for started, purpose in enumerate(PURPOSES, start=1):
+        for started, purpose in enumerate([*PURPOSES, "answering"], start=1):
             proxy = await stack.enter_async_context(opened(amqp_url, Proxy))
             frozen.append(proxy)
-            routes.clear()
-            routes[purpose] = proxy
-            await stack.enter_async_context(running_worker(impatient, pool))
+            wires.proxies.clear()
+            wires.proxies[purpose] = proxy
+            await stack.enter_async_context(running_worker(impatient, pool, wires.parts))
             await log.until("session_started", started)
-        routes.clear()
+        wires.proxies.clear()
         for proxy in frozen:
             await stack.enter_async_context(proxy.frozen())
         await log.until("session_lost", len(PURPOSES), within_s=FREEZE_NOTICED_S + MARGIN_S)
-        await log.until("session_started", 2 * len(PURPOSES), within_s=RECOVERY_S)
+        await log.until("connection_lost", within_s=FREEZE_NOTICED_S + MARGIN_S)
+        await log.until("session_started", 2 * len(PURPOSES) + 1, within_s=RECOVERY_S)
         await until_serving(wire)
     assert sorted(log.reasons()) == sorted(f"the connection for {purpose} closed" for purpose in PURPOSES)
 
@@ -85,7 +100,7 @@ async def test_a_server_that_accepts_and_stays_silent(
     impatient = proxied(settings, broker_proxy).model_copy(update={"connect_timeout_s": 0.3})
     stopping = asyncio.Event()
     async with broker_proxy.frozen():
-        worker = asyncio.create_task(run_sessions(impatient, pool, stopping))
+        worker = asyncio.create_task(run_sessions(impatient, pool, DEFAULT_PARTS, stopping, Health()))
         await log.until("session_lost", times=2)
     await log.until("session_started", within_s=RECOVERY_S)
     await until_serving(wire)
@@ -107,15 +122,15 @@ class FreezesWhileDeclaring(Proxy):
 
 
 async def test_a_connection_frozen_while_declaring(
-    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, routes: Routes
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, wires: Wires
 ) -> None:
     """Nobody cancels the worker, whatever the libraries raise."""
     impatient = settings.model_copy(update={"heartbeat_s": HEARTBEAT_S})
     stopping = asyncio.Event()
-    async with opened(settings.amqp_url.get_secret_value(), FreezesWhileDeclaring) as routes["publishing"]:
-        worker = asyncio.create_task(run_sessions(impatient, pool, stopping))
+    async with opened(settings.amqp_url.get_secret_value(), FreezesWhileDeclaring) as wires.proxies["consuming"]:
+        worker = asyncio.create_task(run_sessions(impatient, pool, wires.parts, stopping, Health()))
         await until(lambda: worker.done() or log.of("session_lost"), within_s=FREEZE_NOTICED_S + MARGIN_S)
-        routes.clear()
+        wires.proxies.clear()
         await log.until("session_started", within_s=RECOVERY_S)
         await until_serving(wire)
         stopping.set()
@@ -143,19 +158,13 @@ class Brittle(Proxy):
             await writer.drain()
 
 
-async def test_a_connection_cut_at_any_step(
-    settings: WorkerSettings,
-    pool: Pool,
-    wire: Wire,
-    log: Log,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_connection_cut_at_any_step(settings: WorkerSettings, pool: Pool, wire: Wire, log: Log) -> None:
     """Connecting, declaring, starting to consume, serving: wherever it breaks, the worker begins again."""
-    monkeypatch.setattr(session, "delays_s", lambda: delays_s(0.001, 0.001))
+    parts = WorkerParts(limits=WorkerLimits(retry_delay_first_s=0.001, retry_delay_max_s=0.001))
     stopping = asyncio.Event()
     async with opened(settings.amqp_url.get_secret_value(), Brittle) as brittle:
-        worker = asyncio.create_task(run_sessions(proxied(settings, brittle), pool, stopping))
-        await until(lambda: worker.done() or len(log.of("session_started")) >= SESSIONS, within_s=30)
+        worker = asyncio.create_task(run_sessions(proxied(settings, brittle), pool, parts, stopping, Health()))
+        await until(lambda: worker.done() or len(log.of("session_started")) >= SESSIONS, within_s=2 * RECOVERY_S)
         assert not worker.done(), worker
         brittle.pieces_max = 1_000_000
         await until_serving(wire)
@@ -170,13 +179,13 @@ async def test_a_connection_cut_at_any_step(
     "queue", [names.rpc_queue("check-claims"), names.event_queue("run-created")], ids=["rpc", "event"]
 )
 async def test_a_queue_deleted_under_its_consumer(wire: Wire, log: Log, queue: str) -> None:
-    await until_serving(wire)
+    await until_steady(wire)
     await wire.channel.queue_delete(queue)
     await log.until("session_lost")
     await until_serving(wire)
     reply = await wire.ask("check-claims", {"orgId": "org-1", "claimIds": ["c-1"]})
     assert reply["ok"] is True
-    assert log.reasons() == ["the broker cancelled a consumer"]
+    assert log.reasons() == ["RabbitMQ cancelled a consumer"]
 
 
 async def test_a_queue_of_other_making(settings: WorkerSettings, wire: Wire) -> None:
@@ -189,9 +198,9 @@ async def test_a_queue_of_other_making(settings: WorkerSettings, wire: Wire) -> 
     finally:
         await wire.channel.queue_delete(queue)
     assert finished.code == 1
-    said = " ".join(line for line in finished.err.splitlines() if not line.startswith("{"))
-    assert queue in said
-    assert "x-" in said
+    message = " ".join(line for line in finished.err.splitlines() if not line.startswith("{"))
+    assert queue in message
+    assert "x-" in message
     assert "session_lost" not in finished.err
 
 
@@ -233,7 +242,7 @@ async def test_dead_letters_of_one_message_id(wire: Wire) -> None:
 
 @pytest.mark.parametrize("settle", [ack, requeue], ids=["ack", "requeue"])
 async def test_settling_on_a_lost_connection_does_no_harm(settings: WorkerSettings, wire: Wire, settle: Any) -> None:
-    """It means that the delivery comes again, and nothing else."""
+    """RabbitMQ redelivers the message, and nothing else happens."""
     queue = await wire.channel.declare_queue("reply.held", auto_delete=False)
     taken: asyncio.Queue[Delivery] = asyncio.Queue()
     async with open_link(settings, "a test", lambda reason: None, confirms=False) as link:
@@ -246,46 +255,46 @@ async def test_settling_on_a_lost_connection_does_no_harm(settings: WorkerSettin
     await queue.delete()
 
 
-@pytest.mark.parametrize("how", ["its connection is cut", "a task of it fails"])
-async def test_a_session_that_does_not_end(
-    settings: WorkerSettings,
-    pool: Pool,
-    wire: Wire,
-    log: Log,
-    routes: Routes,
-    broker_proxy: Proxy,
-    monkeypatch: pytest.MonkeyPatch,
-    how: str,
-) -> None:
-    """Something in it that cannot be cancelled would keep the next session from starting for ever."""
+STUCK = """
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+import structlog
+from worker.limits import WorkerLimits
+from worker.routes import ROUTES
+from worker.session import WorkerParts
 
-    async def never_ends(*_: object) -> None:
+async def never_ends(connection, batch):
+    structlog.get_logger().info("never_ends_begun")
+    while True:
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        await ended.wait()
 
-    async def fails(*_: object) -> None:
-        await failing.wait()
-        raise SessionLost("an alert was not confirmed")
+created, *others = ROUTES.events
+parts = WorkerParts(
+    routes=replace(ROUTES, events=(replace(created, store=never_ends), *others)),
+    limits=WorkerLimits(session_end_timeout_s=0.2),
+)
+"""
 
-    ended, failing = asyncio.Event(), asyncio.Event()
-    monkeypatch.setattr(session, "warn_of_stale_runs", never_ends)
-    monkeypatch.setattr(session, "publish_alerts", fails)
-    monkeypatch.setattr(session, "END_TIMEOUT_S", 0.2)
-    codes: list[int] = []
-    monkeypatch.setattr("os._exit", codes.append)
-    routes["consuming"] = broker_proxy
-    async with running_worker(settings, pool), AsyncExitStack() as stack:
+
+@pytest.mark.parametrize("how", ["its connections are cut", "a task of it fails"])
+async def test_a_session_that_does_not_end(settings: WorkerSettings, wire: Wire, broker_proxy: Proxy, how: str) -> None:
+    """Something in it that cannot be cancelled would keep the next session from starting for ever: the process ends."""
+    async with worker_process(proxied(settings, broker_proxy), parts=STUCK) as worker, AsyncExitStack() as stack:
+        await worker.until_logged("session_started")
+        await wire.publish("run-created", run_created())
+        await worker.until_logged("never_ends_begun")
         if how == "a task of it fails":
-            failing.set()
+            await wire.channel.exchange_delete(names.DEAD_LETTER_EXCHANGE)
+            await wire.publish("run-finished", b"not JSON")
         else:
             await stack.enter_async_context(broker_proxy.cut())
-        await log.until("session_stuck")
-        monkeypatch.setattr(session, "END_TIMEOUT_S", 30)
-        monkeypatch.setattr(session, "publish_alerts", publish_alerts)
-        ended.set()
-    assert codes == [1]
-    assert any("never_ends" in stack for stack in log.of("session_stuck")[0]["tasks"])
+        stuck = await worker.until_logged("session_stuck")
+        assert await worker.exit_code() == 1
+    # Where it waits comes first, then who called whom.
+    assert any(place.startswith("asyncio/locks.py:") and "events/writer.py" in place for place in stuck["tasks"])
+    await declare(wire.channel)
 
 
 async def test_a_reply_does_not_come_back(
@@ -307,18 +316,15 @@ async def test_a_reply_does_not_come_back(
         await ack(request)
         await reply(server, [(request, b"answered")])
         answer = await asyncio.wait_for(answers.get(), RECOVERY_S)
-        await flush(server)  # what comes back comes before that is answered
+        await flush(server)  # what RabbitMQ returns arrives before its answer to this
     assert (answer.body, answer.header.properties.correlation_id) == (b"answered", "mine")
     assert [record.getMessage() for record in caplog.records if "returned" in record.getMessage()] == []
     await queue.delete()
 
 
-async def test_closing_a_frozen_connection_is_bounded(
-    settings: WorkerSettings, broker_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_closing_a_frozen_connection_is_bounded(settings: WorkerSettings, broker_proxy: Proxy) -> None:
     """With more to send than the wire takes."""
-    monkeypatch.setattr(amqp, "CLOSE_TIMEOUT_S", 0.5)
-    async with asyncio.timeout(MARGIN_S), AsyncExitStack() as stack:
+    async with asyncio.timeout(CLOSE_TIMEOUT_S + MARGIN_S), AsyncExitStack() as stack:
         opening = open_link(proxied(settings, broker_proxy), "a test", lambda reason: None, confirms=False)
         link = await opening.__aenter__()
         await stack.enter_async_context(broker_proxy.frozen())
@@ -341,3 +347,17 @@ async def test_a_reply_queue_that_is_gone(wire: Wire, log: Log) -> None:
     await wire.publish("run-created", created)
     await wire.until_run(created["runId"])
     assert log.of("session_lost") == []
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_address_that_cannot_be_answered_is_logged(wire: Wire, log: Log) -> None:
+    """Which one, why, and what to do about it; once, however often it is asked from."""
+    await until_serving(wire)
+    exchange = await wire.channel.get_exchange(names.RPC_EXCHANGE, ensure=False)
+    for _ in range(5):
+        message = aio_pika.Message(b"{}", reply_to="payments.in", correlation_id="mine")
+        await exchange.publish(message, "check-claims")
+    await until_serving(wire)
+    [line] = log.of("request_without_usable_reply_to")
+    assert (line["reply_to"], line["operation"], line["correlation_id"]) == ("payments.in", "check-claims", "mine")
+    assert "EXPORT_RUNS_REPLY_QUEUE_PREFIXES: reply." in line["reason"]

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 
 from aio_pika.exceptions import AMQPError
 
-from handlers.connection import Connection
+from sql.connection import Connection
 from tests.commands import worker_process
-from tests.resilience.observing import EXPIRATION_S, publish_all, until, until_serving
+from tests.resilience.observing import EXPIRATION_S, RECOVERY_S, publish_all, until, until_serving
 from tests.wire import Wire, run_created, run_finished
 from worker.settings import WorkerSettings
 
@@ -22,7 +22,7 @@ async def test_the_same_events_to_two_workers(settings: WorkerSettings, wire: Wi
     async with AsyncExitStack() as stack:
         for _ in range(2):
             worker = await stack.enter_async_context(worker_process(settings))
-            await worker.until_logged("session_started")
+            await worker.until_parts_started()
         await until_serving(wire)
         created = [run_created(orgId="org-many") for _ in range(RUNS)]
         finished = [
@@ -42,7 +42,7 @@ async def test_the_same_events_to_two_workers(settings: WorkerSettings, wire: Wi
             waiting = [await wire.count_in(f"export-runs.run-{kind}") for kind in ("created", "finished")]
             return done == RUNS and waiting == [0, 0]
 
-        await until(complete, within_s=60)
+        await until(complete, within_s=2 * RECOVERY_S)
     counts = await connection.fetchrow(
         "SELECT (SELECT count(*) FROM export_run_events WHERE org_id = 'org-many') AS events, "
         "(SELECT count(*) FROM export_runs WHERE org_id = 'org-many') AS runs, "
@@ -83,7 +83,7 @@ async def test_a_rolling_restart(settings: WorkerSettings, wire: Wire) -> None:
     async with AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(worker_process(settings)) for _ in range(2)]
         for worker in workers:
-            await worker.until_logged("session_started")
+            await worker.until_parts_started()
         await until_serving(wire)
         guards = [asyncio.create_task(guard()) for _ in range(4)]
         for _ in range(RESTARTS):
@@ -91,7 +91,7 @@ async def test_a_rolling_restart(settings: WorkerSettings, wire: Wire) -> None:
             leaving.send(signal.SIGTERM)
             assert await leaving.exit_code() == 0
             coming = await stack.enter_async_context(worker_process(settings))
-            await coming.until_logged("session_started")
+            await coming.until_parts_started()
             workers.append(coming)
         done.set()
         await asyncio.gather(*guards)

@@ -1,31 +1,24 @@
-"""What an error means for a message, how long is waited then, and what is logged of it."""
+"""What an error means for a message, how long the worker then waits, and what it logs."""
 
-import asyncio
 import random
 import socket
-from collections.abc import Awaitable
 from itertools import islice
 
 import asyncpg
 import pytest
 
-from handlers.connection import Connection
 from handlers.errors import RequestRefused
 from schema.errors import ErrorCode
-from worker.backoff import BACKOFF_FIRST_S, BACKOFF_MAX_S, delays_s
-from worker.database import Failure, meaning_of
+from sql.connection import NotReplicated
+from tests.unit.postgres_errors import SECRET, postgres_error
+from worker.database.errors import Failure, meaning_of
 from worker.logs import describe
+from worker.retries import delays_s
 
-SECRET = "claim-4711"
+UNAVAILABLE, INTERRUPTED, UNSTORABLE, BUG = Failure
 
-UNAVAILABLE, UNSTORABLE, BUG = Failure.UNAVAILABLE, Failure.UNSTORABLE, Failure.BUG
-
-
-def postgres_error(sqlstate: str) -> asyncpg.PostgresError:
-    """The exception that asyncpg raises for an error with this code."""
-    error = asyncpg.PostgresError.new({"S": "ERROR", "C": sqlstate, "M": SECRET, "D": SECRET})
-    assert isinstance(error, asyncpg.PostgresError)
-    return error
+DELAY_FIRST_S = 0.1
+DELAY_MAX_S = 5.0
 
 
 @pytest.mark.parametrize(
@@ -34,18 +27,20 @@ def postgres_error(sqlstate: str) -> asyncpg.PostgresError:
         pytest.param("08006", UNAVAILABLE, id="connection failure"),
         pytest.param("08P01", UNAVAILABLE, id="protocol violation"),
         pytest.param("25006", UNAVAILABLE, id="read only: a standby"),
+        pytest.param("25P03", INTERRUPTED, id="idle in a transaction for too long"),
+        pytest.param("25P04", INTERRUPTED, id="transaction time-out"),
         pytest.param("28P01", UNAVAILABLE, id="password changed"),
         pytest.param("3D000", UNAVAILABLE, id="database missing"),
-        pytest.param("40001", UNAVAILABLE, id="serialisation failure"),
-        pytest.param("40P01", UNAVAILABLE, id="deadlock"),
+        pytest.param("40001", INTERRUPTED, id="serialisation failure"),
+        pytest.param("40P01", INTERRUPTED, id="deadlock"),
         pytest.param("42501", UNAVAILABLE, id="privilege withdrawn"),
         pytest.param("42703", UNAVAILABLE, id="column missing"),
         pytest.param("42P01", UNAVAILABLE, id="not migrated yet"),
         pytest.param("53100", UNAVAILABLE, id="disk full"),
-        pytest.param("53200", UNAVAILABLE, id="out of memory"),
+        pytest.param("53200", INTERRUPTED, id="out of memory"),
         pytest.param("53300", UNAVAILABLE, id="too many connections"),
-        pytest.param("55P03", UNAVAILABLE, id="lock time-out"),
-        pytest.param("57014", UNAVAILABLE, id="statement time-out"),
+        pytest.param("55P03", INTERRUPTED, id="lock time-out"),
+        pytest.param("57014", INTERRUPTED, id="statement time-out"),
         pytest.param("57P01", UNAVAILABLE, id="admin shutdown"),
         pytest.param("57P02", UNAVAILABLE, id="crash shutdown"),
         pytest.param("57P03", UNAVAILABLE, id="starting up"),
@@ -86,6 +81,7 @@ def test_a_sqlstate_has_a_meaning(sqlstate: str, meaning: Failure) -> None:
         pytest.param(asyncpg.TooManyConnectionsError("no"), UNAVAILABLE, id="too many connections"),
         pytest.param(asyncpg.exceptions.DataError("invalid input"), UNSTORABLE, id="cannot be encoded"),
         pytest.param(TimeoutError(), UNAVAILABLE, id="time-out"),
+        pytest.param(NotReplicated("committed"), UNAVAILABLE, id="not on the standby"),
         pytest.param(ConnectionResetError(), UNAVAILABLE, id="reset"),
         pytest.param(socket.gaierror("no such host"), UNAVAILABLE, id="no such host"),
         pytest.param(ValueError("x"), BUG, id="ValueError"),
@@ -98,84 +94,18 @@ def test_an_exception_has_a_meaning(error: Exception, meaning: Failure) -> None:
     assert meaning_of(error) is meaning
 
 
-async def met(work: Awaitable[object]) -> Exception:
-    """The exception that a piece of work meets."""
-    [error] = await asyncio.gather(work, return_exceptions=True)
-    assert isinstance(error, Exception)
-    return error
-
-
-@pytest.mark.parametrize(
-    ("statement", "arguments", "meaning"),
-    [
-        pytest.param("SELECT $1::text", ["a\x00"], UNSTORABLE, id="NUL"),
-        pytest.param("SELECT $1::integer", [2**40], UNSTORABLE, id="asyncpg cannot encode"),
-        pytest.param("SELECT $1::text", ["\ud800"], UNSTORABLE, id="lone surrogate"),
-        pytest.param("SELECT $1::text::json", ["{"], UNSTORABLE, id="not JSON"),
-        pytest.param("SELECT repeat('[', 1000000)::json", [], UNSTORABLE, id="nested too deep"),
-        pytest.param("SELECT 1 / $1::integer", [0], UNSTORABLE, id="division by zero"),
-        pytest.param("SELECT pg_sleep(20)", [], UNAVAILABLE, id="statement time-out"),
-        pytest.param("SELECT pg_terminate_backend(pg_backend_pid())", [], UNAVAILABLE, id="terminated"),
-        pytest.param("SELECT * FROM no_such_table", [], UNAVAILABLE, id="not migrated at all"),
-        pytest.param("SELECT no_such_column FROM export_runs", [], UNAVAILABLE, id="not migrated yet"),
-        pytest.param("DELETE FROM export_run_events", [], UNAVAILABLE, id="no privilege"),
-    ],
-)
-async def test_what_postgresql_really_raises(
-    connection: Connection, statement: str, arguments: list[object], meaning: Failure
-) -> None:
-    await connection.execute("SET statement_timeout = '100ms'")
-    assert meaning_of(await met(connection.fetch(statement, *arguments))) is meaning
-
-
-async def test_a_lock_that_is_not_released_in_time(database_url: str, connection: Connection) -> None:
-    other = await asyncpg.connect(database_url, server_settings={"lock_timeout": "50ms"})
-    try:
-        async with connection.transaction():
-            await connection.execute("LOCK export_runs")
-            assert meaning_of(await met(other.fetch("TABLE export_runs"))) is UNAVAILABLE
-    finally:
-        await other.close()
-
-
-async def test_a_deadlock(database_url: str, connection: Connection) -> None:
-    other = await asyncpg.connect(database_url)
-    try:
-        for each in (connection, other):
-            await each.execute("BEGIN; SET LOCAL deadlock_timeout = '50ms'")
-        await connection.execute("SELECT pg_advisory_xact_lock(1)")
-        await other.execute("SELECT pg_advisory_xact_lock(2)")
-        met_by = await asyncio.gather(
-            connection.execute("SELECT pg_advisory_xact_lock(2)"),
-            other.execute("SELECT pg_advisory_xact_lock(1)"),
-            return_exceptions=True,
-        )
-        [victim] = [each for each in met_by if isinstance(each, BaseException)]
-        assert meaning_of(victim) is UNAVAILABLE
-    finally:
-        await other.close()
-
-
-async def test_a_server_that_is_away() -> None:
-    with socket.socket() as taken:  # bound, and never listening
-        taken.bind(("127.0.0.1", 0))
-        url = f"postgresql://me:{SECRET}@127.0.0.1:{taken.getsockname()[1]}/runs"
-        error = await met(asyncpg.connect(url, timeout=5))
-    assert meaning_of(error) is UNAVAILABLE
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_delays_double_up_to_a_cap(seed: int) -> None:
     random.seed(seed)
-    step_s = BACKOFF_FIRST_S
-    for delay_s in islice(delays_s(), 50):
+    step_s = DELAY_FIRST_S
+    for delay_s in islice(delays_s(DELAY_FIRST_S, DELAY_MAX_S), 50):
         assert step_s / 2 <= delay_s <= step_s
-        step_s = min(step_s * 2, BACKOFF_MAX_S)
+        step_s = min(step_s * 2, DELAY_MAX_S)
 
 
 def test_delays_differ() -> None:
-    """Workers that lost the same server do not come back together."""
-    assert len({tuple(islice(delays_s(), 3)) for _ in range(10)}) == 10
+    """Workers that lost the same server do not all reconnect at the same time."""
+    assert len({tuple(islice(delays_s(DELAY_FIRST_S, DELAY_MAX_S), 3)) for _ in range(10)}) == 10
 
 
 @pytest.mark.parametrize(
@@ -198,7 +128,7 @@ def test_a_log_line_never_has_the_text_of_an_error(error: Exception) -> None:
         described = describe(raised)
     assert SECRET not in str(described)
     assert described["error"] == type(error).__name__
-    assert described["at"].startswith("test_database_errors.py:")
+    assert described["at"].startswith("unit/test_database_errors.py:")
 
 
 def test_a_log_line_has_the_sqlstate() -> None:

@@ -1,10 +1,8 @@
-"""What a dead letter looks like on a terminal: readable, to the letter, harmless, not endless."""
-
-from datetime import timedelta
+"""The body of a dead letter as `show` prints it: JSON is indented, nothing is changed, and a long body is cut."""
 
 import pytest
 
-from worker.dead_letter_command.views import BODY_SHOWN_CHARS_MAX, age, body_text
+from cli.dead_letters.display import BODY_SHOWN_CHARS_MAX, body_text
 
 BODIES = {
     "object": (
@@ -18,8 +16,8 @@ BODIES = {
     "scalar": (b' "x" ', '"x"'),
     "not JSON": (b"{a: 1}\n\tb", "{a: 1}\n\tb"),
     "empty": (b"", ""),
-    "controls": (b"a\x1b[2J\x00\r\x7f", "a\\x1b[2J\\x00\\r\\x7f"),
-    "controls in JSON": ('["\x9b\u202e"]'.encode(), '[\n  "\\x9b\\u202e"\n]'),
+    "controls": (b"a\x1b[2J\x00\r\x7f", "a\x1b[2J\x00\r\x7f"),
+    "controls in JSON": ('["\x9b\u202e"]'.encode(), '[\n  "\x9b\u202e"\n]'),
     "not UTF-8": (b"a\xff\xfe", "a\\xff\\xfe"),
     "other scripts": ("\u00e9\u4e16".encode(), "\u00e9\u4e16"),
     "deep": (b"[" * 5_000, "[" * 5_000),
@@ -34,16 +32,8 @@ def test_a_body(body: bytes, shown: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [b"x" * 10**6, b"[" + b"1," * 10**6 + b"1]", "\U0001f600".encode() * 10**5],
-    ids=["text", "JSON", "four bytes a character"],
+    ids=["text", "JSON", "four bytes per character"],
 )
 def test_a_long_body_is_cut(body: bytes) -> None:
     text, is_cut = body_text(body)
     assert (len(text), is_cut) == (BODY_SHOWN_CHARS_MAX, True)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(-5, "0s"), (59, "59s"), (60, "1m 0s"), (3_725, "1h 2m"), (90_000, "1d 1h"), (86_460, "1d 0h")],
-)
-def test_an_age(seconds: int, text: str) -> None:
-    assert age(timedelta(seconds=seconds)) == text

@@ -1,6 +1,8 @@
-"""The environment and nothing else, checked before anything starts, secrets out of sight."""
+"""Settings come from the environment only, are checked before anything starts, and do not show secrets."""
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from worker.database import server_settings
-from worker.settings import BrokerSettings, DatabaseSettings, WorkerSettings
+from worker.database.pool import session_settings
+from worker.settings import BrokerSettings, DatabaseSettings, WorkerSettings, effective_settings
 
 AMQP_URL = "amqp://guest:amqp-secret@broker/vhost"
 DATABASE_URL = "postgresql://me:database-secret@server/runs"
@@ -20,7 +22,7 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
-    """An environment with the two URLs, and nothing else of ours."""
+    """An environment with the two URLs, and no other variable of ours."""
     for name in list(os.environ):
         if name.upper().startswith("EXPORT_RUNS_"):
             monkeypatch.delenv(name)
@@ -34,7 +36,7 @@ def from_environment(model: type[Settings]) -> Settings:
 
 
 def refused_fields() -> list[str]:
-    """The settings that the environment gives wrong. There must be one."""
+    """The settings with a wrong value in the environment. There must be one."""
     with pytest.raises(ValidationError) as refused:
         from_environment(WorkerSettings)
     return [".".join(map(str, each["loc"])) for each in refused.value.errors()]
@@ -48,13 +50,22 @@ def test_two_urls_are_enough() -> None:
     assert settings.purge_enabled is False
 
 
+def test_the_urls_of_a_cluster_keep_their_order_after_a_random_first(environment: Environment) -> None:
+    urls = ("amqp://me:a,b@first", "amqp://second/x", "amqps://third:5671")
+    environment.setenv("EXPORT_RUNS_AMQP_URL", ",".join(urls))
+    settings = from_environment(WorkerSettings)
+    assert settings.amqp_urls == urls
+    orders = {settings.from_random_url().amqp_urls for _ in range(200)}
+    assert orders == {urls, urls[1:] + urls[:1], urls[2:] + urls[:2]}
+
+
 @pytest.mark.parametrize("name", ["amqp_url", "database_url"])
 def test_a_missing_url_is_named(environment: Environment, name: str) -> None:
     environment.delenv(f"EXPORT_RUNS_{name.upper()}")
     assert refused_fields() == [name]
 
 
-def test_a_command_needs_only_what_it_uses(environment: Environment) -> None:
+def test_a_command_needs_only_the_url_that_it_uses(environment: Environment) -> None:
     environment.delenv("EXPORT_RUNS_AMQP_URL")
     assert from_environment(DatabaseSettings).statement_timeout_s == 10
     environment.delenv("EXPORT_RUNS_DATABASE_URL")
@@ -102,7 +113,7 @@ def test_replies_never_go_into_our_own_queues(environment: Environment, value: s
         ("statement_timeout_s", "0"),
         ("statement_timeout_s", "10.1"),
         ("lock_timeout_s", "-1"),
-        ("statement_cache_size", "-1"),
+        ("transaction_pooling", "perhaps"),
         ("request_deadline_s", "soon"),
         ("shutdown_s", "0"),
         ("log_level", "trace"),
@@ -131,10 +142,24 @@ def test_settings_do_not_change() -> None:
             setattr(settings, name, value)
 
 
-def test_postgresql_is_told_its_bounds_in_milliseconds(environment: Environment) -> None:
+def test_postgresql_gets_its_time_outs_in_milliseconds(environment: Environment) -> None:
     environment.setenv("EXPORT_RUNS_STATEMENT_TIMEOUT_S", "1.5")
     environment.setenv("EXPORT_RUNS_LOCK_TIMEOUT_S", "0.0001")
-    asked = server_settings(from_environment(DatabaseSettings))
-    assert asked["statement_timeout"] == "1500"
-    assert asked["lock_timeout"] == "1", "0 would mean without end"
-    assert int(asked["idle_in_transaction_session_timeout"]) > 1500
+    session = session_settings(from_environment(DatabaseSettings))
+    assert session["statement_timeout"] == "1500"
+    assert session["lock_timeout"] == "1", "0 would mean without end"
+    assert int(session["idle_in_transaction_session_timeout"]) > 1500
+
+
+def test_the_effective_settings_have_no_user_and_no_password() -> None:
+    settings = WorkerSettings.model_validate(
+        {
+            "amqp_url": "amqp://alice:S3cret%2F@[::1]:5672/secret-vhost,amqp://alice:S3cret@b/",
+            "database_url": "postgresql://bob:S3cret@one:5432,two:5433/secret-db?password=S3cret",
+        }
+    )
+    shown = effective_settings(settings)
+    assert shown.keys() == WorkerSettings.model_fields.keys()
+    assert (shown["amqp_url"], shown["database_url"]) == ("[::1]:5672,b", "one:5432,two:5433")
+    assert shown["shutdown_s"] == 20
+    assert not re.search("S3cret|alice|bob|secret", json.dumps(shown))

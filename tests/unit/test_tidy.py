@@ -1,12 +1,10 @@
-"""The house keeps its order: what imports what, where SQL lives, what is explained, what stays private."""
+"""Rules of this repository: who may import what, where SQL lives, what needs a docstring, what is never committed."""
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,10 +12,24 @@ import pytest
 
 import sql
 from local.postgresql import AS_SHIPPED
+from tests.source import CLIENT, PRODUCT, ROOT, files, modules_imported, parsed, python_files
 
-ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = ("schema", "sql", "handlers", "worker")
+SHIPPED = (*PRODUCT, CLIENT)
+EVERYTHING = (*SHIPPED, "local", "tests", "benchmarks", "examples")
 FUNCTION_LINES_MAX = 60
+MODULE_LINES_MAX = 500
+
+SERVICE_FIXTURES = {
+    "amqp_url",
+    "connection",
+    "database_url",
+    "pool",
+    "running_services",
+    "template_url",
+    "wire",
+    "worker",
+}
+"""Fixtures that start RabbitMQ or PostgreSQL."""
 
 SQL = re.compile(
     r"\bSELECT\s|\bINSERT INTO\b|\bUPDATE \S+ SET\b|\bDELETE FROM\b|\bTRUNCATE\b|\bLOCK TABLE\b"
@@ -26,40 +38,6 @@ SQL = re.compile(
 SENDING = {"fetch", "fetchrow", "fetchval", "execute", "executemany"}
 
 Found = Iterable[ast.AST]
-
-
-@cache
-def files() -> list[Path]:
-    """Every file of the project: what git tracks or would add, or where there is no git, what lies here."""
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    names = [name for name in listed.stdout.split("\0") if name]
-    found = [ROOT / name for name in names] or list(ROOT.rglob("*"))
-    return sorted(path for path in found if path.is_file() and not hidden_or_made(path))
-
-
-def hidden_or_made(path: Path) -> bool:
-    made = {"__pycache__", "build", "dist", "node_modules"}
-    folders = path.relative_to(ROOT).parts[:-1]
-    return any(part in made or (part.startswith(".") and part != ".github") for part in folders)
-
-
-def python_files(*folders: str) -> list[Path]:
-    """The Python files in these folders, or all."""
-    return [
-        path
-        for path in files()
-        if path.suffix == ".py" and (not folders or any(path.is_relative_to(ROOT / folder) for folder in folders))
-    ]
-
-
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
@@ -82,6 +60,11 @@ def imports_only(*allowed: str) -> Callable[[ast.Module], Found]:
 def imports_none_of(*forbidden: str) -> Callable[[ast.Module], Found]:
     """Breaks on an import of one of these."""
     return lambda tree: [node for node, name in imported(tree) if name in forbidden]
+
+
+def imports_test_file(tree: ast.Module) -> Found:
+    """Each import of a test file, where it is not pytest that imports it."""
+    return [node for node, module in modules_imported(tree) if module.split(".")[-1].startswith("test_")]
 
 
 def documented(tree: ast.Module) -> Iterator[tuple[ast.AST, str | None]]:
@@ -119,6 +102,13 @@ def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str, str]]:
             yield node, ast.unparse(node.func.value), node.func.attr
 
 
+def prints(tree: ast.Module) -> Found:
+    """Each call of `print`, of typer's `echo` and of `write`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("print", "echo", "secho", "write"):
+            yield node
+
+
 def undocumented(tree: ast.Module) -> Found:
     return [node for node, docstring in documented(tree) if not docstring]
 
@@ -128,6 +118,20 @@ def long_functions(tree: ast.Module) -> Found:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             if node.end_lineno - node.lineno >= FUNCTION_LINES_MAX:
+                yield node
+
+
+def long_modules(tree: ast.Module) -> Found:
+    """The first statement past the bound, if there is one."""
+    return [node for node in tree.body if (node.end_lineno or 0) > MODULE_LINES_MAX][:1]
+
+
+def services_used(tree: ast.Module) -> Found:
+    """Each test that takes a fixture which starts a service."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = {argument.arg for argument in node.args.args}
+            if node.name.startswith("test_") and names & SERVICE_FIXTURES:
                 yield node
 
 
@@ -145,12 +149,17 @@ def lost_tasks(tree: ast.Module) -> Found:
 
 
 def unnamed_statements(tree: ast.Module) -> Found:
-    """Statements sent to the database that are neither `sql.query("...")` nor a migration's."""
+    """Statements sent to the database that are not `sql.query("...")`."""
     for call, _, name in calls(tree):
         if name in SENDING:
             statement = ast.unparse(call.args[0]) if call.args else ""
-            if not re.fullmatch(r"sql\.query\('\w+'\)|migration\.statements", statement):
+            if not re.fullmatch(r"sql\.query\('\w+'\)", statement):
                 yield call
+
+
+def unstated_transactions(tree: ast.Module) -> Found:
+    """Transactions that leave their isolation to the defaults of the session."""
+    return [call for call, owner, name in calls(tree) if name == "transaction" and not owner.endswith("database")]
 
 
 @dataclass(frozen=True)
@@ -167,8 +176,28 @@ class Rule:
 
 RULES = [
     Rule("schema is on its own", ("schema",), imports_only("pydantic", "pydantic_core", "."), "import schema"),
-    Rule("sql is on its own", ("sql",), imports_only("."), "import asyncpg"),
-    Rule("handlers know no worker", ("handlers",), imports_none_of("worker"), "from worker.app import x"),
+    Rule("sql is on its own", ("sql",), imports_only("asyncpg", "sql", "."), "import schema"),
+    Rule(
+        "the client knows the contract only",
+        (CLIENT,),
+        imports_only("aio_pika", "aiormq", "pydantic", "pydantic_core", "."),
+        "from schema import names",
+    ),
+    Rule("handlers know no worker", ("handlers",), imports_none_of("worker", "cli"), "from worker.app import x"),
+    Rule("the worker knows no command", ("worker",), imports_none_of("cli"), "from cli.console import out"),
+    Rule(
+        "what is printed is escaped in one place",
+        ("cli",),
+        lambda tree: [*imports_none_of("rich")(tree), *prints(tree)],
+        "print(1)",
+        but="terminal",
+    ),
+    Rule(
+        "how messages move knows no meaning",
+        ("worker/broker", "worker/database"),
+        imports_none_of("handlers"),
+        "from handlers.errors import EventRefused",
+    ),
     Rule(
         "handlers know no AMQP",
         ("handlers",),
@@ -176,14 +205,14 @@ RULES = [
         "def f():\n    import aio_pika",
     ),
     Rule(
-        "the product needs nothing that is not shipped",
+        "the product needs nothing that is not shipped with it",
         PRODUCT,
-        imports_none_of("tests", "local", "benchmarks"),
+        imports_none_of("tests", "local", "benchmarks", "export_runs_client"),
         "import local.services",
     ),
     Rule(
         "only sql reads .sql files",
-        ("schema", "handlers", "worker"),
+        ("schema", "handlers", "worker", "cli"),
         texts_like(re.compile(r"\.sql\b")),
         "x = 'a.sql'",
     ),
@@ -192,6 +221,14 @@ RULES = [
         ("handlers", "worker"),
         unnamed_statements,
         "connection.fetch(f'{sql.query(1)} LIMIT 1')",
+        but="migrations",
+    ),
+    Rule(
+        "transactions state their isolation",
+        PRODUCT,
+        unstated_transactions,
+        "async def f():\n    async with connection.transaction(): ...",
+        but="connection",
     ),
     Rule(
         "who judges the product does not know it",
@@ -200,10 +237,14 @@ RULES = [
         "from schema import names",
         but=r"planted|test_\w+",
     ),
-    Rule("explained", PRODUCT, undocumented, '"""A module."""\nclass A:\n    """A."""\n    def f(self): ...'),
-    Rule("functions fit a screen", PRODUCT, long_functions, "def f():\n" + "    x\n" * FUNCTION_LINES_MAX),
-    Rule("tasks are held", PRODUCT, lost_tasks, "asyncio.create_task(f())"),
-    Rule("tasks in callbacks are held", PRODUCT, lost_tasks, "on(lambda: asyncio.ensure_future(f()))"),
+    Rule("examples know the contract only", ("examples",), imports_none_of(*PRODUCT), "from schema import names"),
+    Rule("explained", SHIPPED, undocumented, '"""A module."""\nclass A:\n    """A."""\n    def f(self): ...'),
+    Rule("functions fit a screen", SHIPPED, long_functions, "def f():\n" + "    x\n" * FUNCTION_LINES_MAX),
+    Rule("no test file is imported by another", ("tests",), imports_test_file, "from tests.unit.test_tidy import Rule"),
+    Rule("unit tests need no services", ("tests/unit",), services_used, "def test_a(connection): ..."),
+    Rule("modules have one subject", EVERYTHING, long_modules, "x = 1\n" * (MODULE_LINES_MAX + 1)),
+    Rule("tasks are held", SHIPPED, lost_tasks, "asyncio.create_task(f())"),
+    Rule("tasks in callbacks are held", SHIPPED, lost_tasks, "on(lambda: asyncio.ensure_future(f()))"),
 ]
 
 
@@ -223,8 +264,14 @@ def place(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
 
 
+SPOOL = ROOT / CLIENT / "export_runs_client" / "spool.py"
+"""Its statements are SQLite's, and the client ships without the folder sql."""
+
+
 def test_sql_lives_in_sql() -> None:
-    elsewhere = [path for path in python_files() if path.relative_to(ROOT).parts[0] not in ("sql", "tests")]
+    elsewhere = [
+        path for path in python_files() if path.relative_to(ROOT).parts[0] not in ("sql", "tests") and path != SPOOL
+    ]
     find = texts_like(SQL)
     assert [place(path, node) for path in elsewhere for node in find(parsed(path))] == []
 
@@ -239,7 +286,7 @@ def test_sql_is_recognised(text: str) -> None:
 def test_every_query_is_used_and_every_used_query_is_there() -> None:
     used = {
         call.args[0].value
-        for path in python_files("handlers", "worker")
+        for path in python_files("handlers", "worker", "sql")
         for call, owner, name in calls(parsed(path))
         if (owner, name) == ("sql", "query") and isinstance(call.args[0], ast.Constant)
     }
@@ -295,6 +342,40 @@ def test_lock_files_name_no_registry() -> None:
 @pytest.mark.parametrize("text", ["see /ho" + "me/me/x", "'/wo" + "rk/main'", "https://pypi.pro" + "xy.example/simple"])
 def test_a_machine_is_recognised(text: str) -> None:
     assert MACHINE_PATHS.search(text) or PRIVATE_HOSTS.search(text)
+
+
+PAGE = re.compile(r"(?<![\w*/.-])(?:[\w-]+/)*[\w-]+\.md\b")
+
+
+def test_every_page_that_a_file_cites_is_there() -> None:
+    pages = [f"/{path.relative_to(ROOT)}" for path in files() if path.suffix == ".md"]
+    missing = [
+        f"{path.relative_to(ROOT)}: {cited}"
+        for path, text in text_files()
+        if path.suffix != ".md"
+        for cited in PAGE.findall(text)
+        if not any(page.endswith(f"/{cited}") for page in pages)
+    ]
+    assert missing == []
+
+
+def test_nothing_cites_a_page_that_does_not_ship() -> None:
+    cited = re.compile(r"\bDESI" + r"GN\b")
+    assert [str(path.relative_to(ROOT)) for path, text in text_files() if cited.search(text)] == []
+
+
+@pytest.mark.parametrize("text", ["see docs/CONTRACT.md.", "(README.md)", "`docs/decisions/uvloop.md`"])
+def test_a_cited_page_is_recognised(text: str) -> None:
+    assert PAGE.search(text)
+
+
+def test_the_image_is_built_from_every_package() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    [packages] = re.findall(r"^packages = (\[.*\])$", text, re.MULTILINE)
+    assert set(ast.literal_eval(packages)) == set(PRODUCT)
+    copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    sent = re.findall(r"^!(\w+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(copied) == set(sent) == set(PRODUCT)
 
 
 def test_benchmarks_run_on_the_postgresql_of_the_compose_file() -> None:

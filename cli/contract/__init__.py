@@ -1,0 +1,1 @@
+"""`export-runs contract`: the contract for machines, generated from the models, the operations and the topology."""

@@ -1,0 +1,1 @@
+"""The command `export-runs import`: old records, from spreadsheets and lists, become events."""

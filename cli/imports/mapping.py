@@ -1,0 +1,156 @@
+"""The mapping of a file of old records: which column is which field of the contract, and how its values are written."""
+
+import codecs
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cli.event_file import UnreadableFile
+from schema.events import RunStatus, RunTrigger
+from schema.limits import TEXT_CHARS_MAX
+
+HEADER_ROWS_MAX: Final = 5
+MAPPING_BYTES_MAX: Final = 1024 * 1024
+
+FieldName = Literal[
+    "orgId",
+    "triggeredBy",
+    "format",
+    "targetSystem",
+    "periodStart",
+    "periodEnd",
+    "trigger",
+    "scope",
+    "createdAt",
+    "finishedAt",
+    "status",
+    "externalAckId",
+    "claimId",
+    "claimIds",
+    "outcome",
+    "reason",
+    "code",
+    "voucherId",
+    "voucherUrl",
+    "amount",
+    "currency",
+]
+"""What a column may be. The names are those of the contract; `outcome` and those after it are about one claim."""
+
+OUTCOMES: Final = ("exported", "skipped", "ignored")
+"""What a row may say of its claim; `ignored`: the row is about no export, and is left out."""
+
+WORDS: Final[dict[FieldName, tuple[str, ...]]] = {
+    "status": tuple(status for status in RunStatus if status is not RunStatus.PENDING),
+    "outcome": OUTCOMES,
+    "trigger": tuple(RunTrigger),
+}
+"""The fields that have one of a few words."""
+
+_REQUIRED: Final = ("orgId", "triggeredBy", "format")
+
+
+class Mapping(BaseModel):
+    """A mapping, as its TOML file has it. Unknown names are refused: one would be a typing error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    run_key: Annotated[list[str], Field(min_length=1)]
+    """The columns that name a run together: rows that have the same values there are one run."""
+
+    columns: dict[FieldName, str]
+    """The heading of the column of each field."""
+
+    constants: dict[FieldName, str] = Field(default_factory=dict)
+    """Fields that have one value for all rows, or for those whose column is blank."""
+
+    words: dict[FieldName, dict[str, str]] = Field(default_factory=dict)
+    """By field, words of the file and what they mean here. Upper and lower case are the same."""
+
+    date_formats: list[str] = Field(default_factory=list)
+    """How times and dates are written, as in Python's strptime, or `excel`: days. ISO 8601 is always read."""
+
+    time_zone: str = "UTC"
+    """Of times without an offset."""
+
+    decimal_sign: Literal[".", ","] = "."
+    thousands_sign: Literal["", ".", ",", " ", "'"] = ""
+    claim_separator: Annotated[str, Field(min_length=1)] = ","
+    """Between the claims of `claimIds`. White space around a claim says nothing."""
+
+    claim_digits: Annotated[int | None, Field(ge=1, le=TEXT_CHARS_MAX)] = None
+    """Claim ids of digits only get zeros before them, up to so many digits: a spreadsheet takes them away."""
+
+    fill_down: list[str] = Field(default_factory=list)
+    """Columns in which a blank cell means the value above it."""
+
+    header_rows: Annotated[int, Field(ge=1, le=HEADER_ROWS_MAX)] = 1
+    """How many rows the headings take. The texts above each other are joined: `Export / Date`."""
+
+    delimiter: Annotated[str | None, Field(min_length=1, max_length=1)] = None
+    encoding: str | None = None
+    sheet: str | None = None
+    """Of CSV and of a workbook. What is not given is recognised; of a workbook the first sheet is read."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _time_zone_is_known(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("is no time zone such as Europe/Berlin")
+        return name
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            try:
+                codecs.lookup(name)
+            except LookupError:
+                raise ValueError("is no encoding such as utf-8 or windows-1252") from None
+        return name
+
+    @model_validator(mode="after")
+    def _has_what_an_event_needs(self) -> Self:
+        given = {*self.columns, *self.constants}
+        for field in _REQUIRED:
+            if field not in given:
+                raise ValueError(f"{field} must be given by [columns] or by [constants]")
+        if not given & {"createdAt", "finishedAt"}:
+            raise ValueError("[columns] must give createdAt or finishedAt")
+        if len(self.columns.keys() & {"claimId", "claimIds"}) != 1:
+            raise ValueError("[columns] must give claimId, one row per claim, or claimIds, one row per run")
+        for name, words in self.words.items():
+            allowed = WORDS.get(name)
+            if allowed and (wrong := [word for word in words.values() if word not in allowed]):
+                raise ValueError(f"words.{name}: {wrong[0]!r} must be one of {', '.join(allowed)}")
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone of times without an offset."""
+        return ZoneInfo(self.time_zone)
+
+    @property
+    def headings(self) -> list[str]:
+        """The headings that the file must have, each once."""
+        return list(dict.fromkeys([*self.run_key, *self.columns.values(), *self.fill_down]))
+
+
+def read_mapping(path: Path) -> Mapping:
+    """Read a mapping. Raises UnreadableFile, and says which part of it is wrong."""
+    try:
+        if path.stat().st_size > MAPPING_BYTES_MAX:
+            raise UnreadableFile(f"{path}: is larger than {MAPPING_BYTES_MAX:,} bytes")
+        return Mapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        raise UnreadableFile(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        message = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+        raise UnreadableFile(f"{path}: {where}{': ' if where else ''}{message}") from error
+    except ValueError as error:  # TOML or UTF-8
+        raise UnreadableFile(f"{path}: is no TOML in UTF-8: {error}") from error

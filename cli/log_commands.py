@@ -1,0 +1,172 @@
+"""The commands about the event log as a whole: verify and rebuild."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+import sql
+from cli.console import Exit, errors_explained, read_settings
+from cli.terminal import err, out, print_json
+from cli.times import age_option
+from handlers.rebuild import OTHERS_WAIT_MAX_S, Rebuild, RebuildPlan, plan_rebuild
+from handlers.rebuild import rebuild as rebuild_tables
+from handlers.verification import Difference, Verification
+from handlers.verification import verify as verify_tables
+from sql.connection import Connection
+from sql.replayed_tables import OUTSIDE
+from worker.database.gate import Gate
+from worker.database.pool import direct_connection, session_settings
+from worker.settings import DatabaseSettings
+
+log_commands = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+OUTSIDE_TEXT = "Leases, and alerts that wait, do not follow from the log: they are not compared"
+
+
+@log_commands.command()
+def verify(
+    org_id: Annotated[str | None, typer.Option("--org", help="Only this organisation.")] = None,
+    since: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=age_option,
+            metavar="AGE",
+            help="Only organisations that the log has an entry of since then: 2h, 1d.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the tables with the event log, row by row, while workers go on. Exit code 1 if something differs.
+
+    The whole log of an organisation is replayed, so its runs, claims, overrides and double exports are compared. Leases
+    and alerts that wait do not follow from the log, and are not compared. It changes nothing.
+    """
+    if org_id is not None and since is not None:
+        raise typer.BadParameter("give either --org or --since")
+
+    async def run(report: Callable[[int, int], None]) -> Verification:
+        since_time = datetime.now(UTC) - since if since is not None else None
+        async with _connection(idle_in_transaction_session_timeout="0") as connection:
+            return await verify_tables(connection, report, org_id=org_id, since=since_time)
+
+    with errors_explained(), err.progress_bar("verifying") as show_progress:
+        verification = asyncio.run(run(show_progress))
+    if as_json:
+        print_json(
+            {
+                "entries": verification.entry_count,
+                "rows": verification.row_counts,
+                "differenceCount": verification.difference_count,
+                "differences": [_difference_json(difference) for difference in verification.differences],
+                "notCompared": list(OUTSIDE),
+            }
+        )
+    else:
+        _print_verification(verification)
+    if verification.difference_count:
+        raise typer.Exit(Exit.REFUSED)
+
+
+@log_commands.command()
+def rebuild(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be made anew, and what is in the way. Change nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the tables anew from the event log, while workers go on, and put them in the place of those that are stored.
+
+    It needs room on the disk for the tables once more. Everybody waits for a moment at the end, when the tables are
+    exchanged. If somebody holds a table for long then, nothing is changed, and the exit code is 1. Leases and alerts
+    that wait do not follow from the log: they stay as they are. Safe to repeat, also after it was killed.
+    """
+    if dry_run:
+        _plan_rebuild(as_json)
+        return
+
+    async def run(report: Callable[[int, int], None]) -> Rebuild:
+        parameters = {
+            # What is written before the exchange is worth nothing without it, and its commit waits for all of it.
+            "synchronous_commit": "off",
+            # A command that stands still must not keep others waiting.
+            "idle_in_transaction_session_timeout": str(round(1000 * OTHERS_WAIT_MAX_S)),
+        }
+        async with _connection(**parameters) as connection:
+            return await rebuild_tables(connection, report, err.print_line)
+
+    with errors_explained(), err.progress_bar("rebuilding") as show_progress:
+        rebuilt = asyncio.run(run(show_progress))
+    if as_json:
+        print_json({"dryRun": False, "entries": rebuilt.entry_count, "tables": list(rebuilt.tables)})
+    else:
+        out.print_line(f"made anew from {rebuilt.entry_count:,} log entries: {', '.join(rebuilt.tables)}")
+
+
+def _plan_rebuild(as_json: bool) -> None:
+    async def run() -> RebuildPlan:
+        async with _connection() as connection:
+            return await plan_rebuild(connection)
+
+    with errors_explained():
+        plan = asyncio.run(run())
+    if as_json:
+        facts = {"dryRun": True, "entries": plan.entry_count, "tables": list(plan.tables)}
+        print_json({**facts, "storedBytes": plan.stored_bytes, "obstacles": list(plan.obstacles)})
+    else:
+        out.print_line(f"would make anew from about {plan.entry_count:,} log entries: {', '.join(plan.tables)}")
+        out.print_line(f"they take {plan.stored_bytes / 2**20:,.0f} MiB, and need as much room once more")
+        for obstacle in plan.obstacles:
+            out.print_line(f"in the way: {obstacle}")
+    err.print_line("nothing was done; leave out --dry-run to do it")
+    if plan.obstacles:
+        raise typer.Exit(Exit.REFUSED)
+
+
+@asynccontextmanager
+async def _connection(**parameters: str) -> AsyncIterator[Connection]:
+    """A session for a command that takes long, planned like the worker's, to a database that fits this version."""
+    settings = read_settings(DatabaseSettings)
+    defaults = {**session_settings(settings), "statement_timeout": "0"}
+    async with direct_connection(settings, {**defaults, **parameters}) as connection:
+        await Gate(sql.migrations(), {}).check(connection)
+        yield connection
+
+
+def _print_verification(verification: Verification) -> None:
+    for difference in verification.differences:
+        out.print_line(_sentence(difference))
+    unlisted = verification.difference_count - len(verification.differences)
+    if unlisted:
+        out.print_line(f"and {unlisted:,} more")
+    rows = ", ".join(f"{count:,} {table}" for table, count in verification.row_counts.items())
+    out.print_line(f"replayed {verification.entry_count:,} log entries: {rows}")
+    out.print_line(f"{verification.difference_count:,} differences. {OUTSIDE_TEXT}.")
+
+
+def _difference_json(difference: Difference) -> dict[str, Any]:
+    return {
+        "table": difference.table,
+        "key": difference.key,
+        "byLog": difference.by_log,
+        "stored": difference.stored,
+    }
+
+
+def _sentence(difference: Difference) -> str:
+    row = f"{difference.table} {_text(difference.key)}"
+    if difference.by_log is None:
+        return f"{row} is stored, but does not follow from the log: {_text(difference.stored)}"
+    if difference.stored is None:
+        return f"{row} is missing, by the log it is {_text(difference.by_log)}"
+    return f"{row} is {_text(difference.stored)}, by the log it is {_text(difference.by_log)}"
+
+
+def _text(columns: dict[str, Any] | None) -> str:
+    return json.dumps(columns, ensure_ascii=False)

@@ -1,0 +1,127 @@
+"""Publishes what the spool has, until RabbitMQ has confirmed it."""
+
+import asyncio
+import logging
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from .connection import Connection
+from .errors import NoAnswer
+from .reports import encoded, end_of_dead, run_finished
+from .schema.events import RUN_FINISHED
+from .spool import Spool, new_spool, spool_files, taken_over
+
+CONFIRM_TIMEOUT_S: Final = 15.0
+PAUSE_FIRST_S: Final = 0.2
+PAUSE_MAX_S: Final = 10.0
+"""After an event that was not confirmed: steps that double, each shortened by up to a half at random."""
+
+log = logging.getLogger("export_runs_client")
+
+
+async def deliver(connection: Connection, spool: Spool) -> int:
+    """Publish the events of a file one by one until none is left; returns how many those were. It never gives up."""
+    count = 0
+    pause_s = PAUSE_FIRST_S
+    while (event := await spool.do(spool.first_event)) is not None:
+        try:
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                link = await connection.link()
+                await link.publish_event(event.event_type, event.org_id, event.body)
+        except (NoAnswer, TimeoutError) as error:
+            log.warning("%s is not confirmed yet: %s", event.event_type, error)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, PAUSE_MAX_S)
+        else:
+            await spool.do(spool.remove_event, event)
+            pause_s = PAUSE_FIRST_S
+            count += 1
+    return count
+
+
+async def end_dead_runs(spool: Spool) -> int:
+    """Write down the ends of the runs that a dead process left; returns how many those were."""
+    runs = await spool.do(spool.runs)
+    for run in runs:
+        event = run_finished(end_of_dead(run))
+        log.warning("run %s of %s: its process has died; reported as %s", run.run_id, run.org_id, event.status)
+        await spool.do(spool.end_run, run.run_id, run.org_id, RUN_FINISHED, encoded(event))
+    return len(runs)
+
+
+class Delivery:
+    """Publishes in the background what a client writes down, and what dead processes left. Made by open_delivery."""
+
+    def __init__(self, connection: Connection, folder: Path, spool: Spool) -> None:
+        self._connection = connection
+        self._folder = folder
+        self.spool = spool
+        """The file of this client."""
+        self._written = asyncio.Event()
+        self._idle = asyncio.Event()
+
+    def wake(self) -> None:
+        """There is something new to publish."""
+        self._idle.clear()
+        self._written.set()
+
+    async def drained(self) -> None:
+        """Wait until everything is published."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Publish, until it is cancelled."""
+        await self._deliver_left()
+        while True:
+            self._written.clear()
+            try:
+                await deliver(self._connection, self.spool)
+            except sqlite3.Error as error:
+                log.error("the spool %s cannot be read or written: %s", self.spool.path, error)
+                await asyncio.sleep(PAUSE_MAX_S)
+                continue
+            if not self._written.is_set():
+                self._idle.set()
+            await self._written.wait()
+
+    async def _deliver_left(self) -> None:
+        for path in await asyncio.to_thread(spool_files, self._folder):
+            try:
+                await deliver_left(self._connection, path)
+            except sqlite3.Error as error:
+                log.error("the spool %s cannot be read or written: %s", path, error)
+
+
+async def deliver_left(connection: Connection, path: Path) -> int | None:
+    """End the runs of a dead process, and publish all that its file has; returns how many events those were.
+
+    None if the process lives. Raises sqlite3.Error if the file cannot be read.
+    """
+    spool = await asyncio.to_thread(taken_over, path)
+    if spool is None:
+        return None
+    try:
+        await end_dead_runs(spool)
+        return await deliver(connection, spool)
+    finally:
+        spool.close()
+
+
+@asynccontextmanager
+async def open_delivery(connection: Connection, folder: Path, close_timeout_s: float) -> AsyncIterator[Delivery]:
+    """Deliver until the end, and then for at most `close_timeout_s` more. What is left waits for the next start."""
+    delivery = Delivery(connection, folder, await asyncio.to_thread(new_spool, folder))
+    running = asyncio.create_task(delivery.run())
+    try:
+        yield delivery
+    finally:
+        drained = asyncio.create_task(delivery.drained())
+        await asyncio.wait({running, drained}, timeout=close_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (running, drained):
+            task.cancel()
+        await asyncio.wait({running, drained})
+        delivery.spool.close()

@@ -1,0 +1,167 @@
+"""Connections to RabbitMQ: how one opens, what is sent over it, how its loss is noticed."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+import aio_pika
+import aiormq
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+
+from .errors import ConnectionLost, NoAnswer
+from .schema import names
+
+CONNECT_TIMEOUT_S: Final = 10
+CLOSE_TIMEOUT_S: Final = 2
+HEARTBEAT_S: Final = 10
+"""A connection that fell silent is noticed after about three of these."""
+
+CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)
+"""What is raised when RabbitMQ is away, or goes away."""
+
+ORGANISATION_HEADER: Final = "org-id"
+
+
+class Link:
+    """One connection with a channel for requests and a channel for events. Made by open_link.
+
+    Whatever breaks in it, a channel or the connection, ends it whole: `lost` then has the reason.
+    """
+
+    def __init__(self, requests: AbstractChannel, events: AbstractChannel) -> None:
+        self._requests = requests
+        self._events = events
+        self._replies: dict[str, asyncio.Future[bytes]] = {}
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def listen(self) -> None:
+        """Start to receive replies, before the first request."""
+        replies = await self._requests.get_queue(names.DIRECT_REPLY_TO, ensure=False)
+        await replies.consume(self._receive, no_ack=True)
+
+    async def ask(self, operation: str, body: bytes, expiration_s: float) -> bytes:
+        """Send a request and wait for its reply, without a time-out: RabbitMQ drops the request after `expiration_s`.
+
+        Raises ConnectionLost, or NoAnswer where RabbitMQ does not take the request.
+        """
+        request_id = str(uuid4())
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._replies[request_id] = reply
+        message = aio_pika.Message(
+            body,
+            content_type=names.CONTENT_TYPE,
+            message_id=request_id,
+            correlation_id=request_id,
+            reply_to=names.DIRECT_REPLY_TO,
+            expiration=expiration_s,
+            timestamp=datetime.now(UTC),
+            headers={names.TIMESTAMP_HEADER: time.time_ns() // 1_000_000},  # the property has whole seconds only
+        )
+        try:
+            await self._publish(self._requests, names.RPC_EXCHANGE, operation, message)
+            waiting: set[asyncio.Future[Any]] = {reply, self.lost}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._replies[request_id]
+        if not reply.done():
+            raise ConnectionLost(f"{operation}: {self.lost.result()}")
+        return reply.result()
+
+    async def publish_event(self, event_type: str, org_id: str, body: bytes) -> None:
+        """Publish an event; returns once RabbitMQ has confirmed it. Raises NoAnswer: publish the same event again."""
+        message = aio_pika.Message(
+            body,
+            content_type=names.CONTENT_TYPE,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            type=event_type,
+            message_id=str(uuid4()),  # of this attempt: confirms are matched by it; the event's own id is its eventId
+            timestamp=datetime.now(UTC),
+            headers={ORGANISATION_HEADER: org_id},
+        )
+        await self._publish(self._events, names.EVENTS_EXCHANGE, event_type, message)
+
+    def lose(self, reason: str) -> None:
+        """Note that the link has ended."""
+        if not self.lost.done():
+            self.lost.set_result(reason)
+
+    async def _publish(
+        self, channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message
+    ) -> None:
+        with _broker_errors(routing_key):
+            # While RabbitMQ is short of memory it reads nothing: what was sent then would arrive later.
+            await (await channel.get_underlay_channel()).connection.ready()
+            target = await channel.get_exchange(exchange, ensure=False)
+            await target.publish(message, routing_key, mandatory=True)
+
+    async def _receive(self, reply: AbstractIncomingMessage) -> None:
+        future = self._replies.get(reply.correlation_id or "")
+        if future is not None and not future.done():
+            future.set_result(reply.body)
+
+
+@asynccontextmanager
+async def open_link(url: str, name: str) -> AsyncIterator[Link]:
+    """Connect, and receive replies. RabbitMQ shows the connection under this name. Raises ConnectionLost."""
+    with _broker_errors("connect"):
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                connection = await aio_pika.connect(
+                    url,
+                    timeout=CONNECT_TIMEOUT_S,
+                    heartbeat=HEARTBEAT_S,
+                    client_properties={"connection_name": name},
+                )
+        except TimeoutError:
+            raise ConnectionLost(f"connect: RabbitMQ did not answer within {CONNECT_TIMEOUT_S} s") from None
+    try:
+        with _broker_errors("connect"):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                requests, events = [await connection.channel(on_return_raises=True) for _ in range(2)]
+                link = Link(requests, events)
+                connection.close_callbacks.add(lambda _, error: link.lose(_reason("the connection closed", error)))
+                for channel in (requests, events):
+                    channel.close_callbacks.add(lambda _, error: link.lose(_reason("a channel closed", error)))
+                await link.listen()
+        yield link
+    finally:
+        # Closing waits for RabbitMQ's answer, which may never arrive.
+        closing = asyncio.create_task(connection.close())
+        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+        closing.cancel()
+
+
+@contextmanager
+def _broker_errors(what: str) -> Iterator[None]:
+    """Raise NoAnswer in place of what aio-pika and aiormq raise."""
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        yield
+    except TimeoutError:
+        if task.cancelling():
+            raise
+        raise ConnectionLost(f"{what}: RabbitMQ did not answer") from None
+    except PublishError as error:
+        raise NoAnswer(f"{what}: RabbitMQ has no queue for it") from error
+    except DeliveryError as error:
+        raise NoAnswer(f"{what}: RabbitMQ has no room for it") from error
+    except CONNECTION_ERRORS as error:
+        raise ConnectionLost(_reason(what, error)) from error
+    except asyncio.CancelledError as error:
+        if task.cancelling():
+            raise
+        # Nobody cancelled: aiormq raises this when the heartbeat of the connection fails.
+        raise ConnectionLost(f"{what}: the connection fell silent") from error
+    if task.cancelling():
+        raise asyncio.CancelledError  # a time-out of aiormq may have swallowed it
+
+
+def _reason(what: str, error: BaseException | None) -> str:
+    return f"{what}: {type(error).__name__}: {error}" if error and str(error) else f"{what}: {type(error).__name__}"

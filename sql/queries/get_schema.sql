@@ -1,0 +1,2 @@
+-- The schema of the service's tables.
+SELECT current_schema()::text

@@ -1,0 +1,1 @@
+CREATE SCHEMA export_runs_rebuild

@@ -1,0 +1,1 @@
+"""What export-runs-client promises its users, against a real worker."""

@@ -1,0 +1,238 @@
+"""`export-runs import` makes runs of old records: the examples, twice, after a kill, with rows that are wrong."""
+
+import asyncio
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openpyxl import Workbook, load_workbook
+
+from sql.connection import Connection
+from tests.commands import COMMAND, COMMAND_TIMEOUT_S, Finished, environment
+from tests.forked import forked_export_runs
+from tests.pages import ROOT
+from tests.wire import Wire, run_finished
+from worker.settings import WorkerSettings
+
+EXAMPLES = ROOT / "examples" / "import"
+
+# For each example: new runs, new claims, refused rows, claims that went out twice.
+EXPECTED = {
+    "concur.csv": (3, 4, 0, []),
+    "datev.csv": (2, 5, 0, ["000418"]),
+    "expensify.jsonl": (2, 3, 0, ["900117"]),
+    "fortnox.csv": (3, 6, 0, []),
+    "hand-kept.csv": (2, 4, 3, ["taxi-17"]),
+    "tripletex.csv": (2, 4, 0, []),
+    "visma.csv": (2, 3, 0, []),
+}
+
+HEADER = "run;claim;at;amount"
+MAPPING = """
+run_key = ["run"]
+[columns]
+claimId = "claim"
+createdAt = "at"
+amount = "amount"
+[constants]
+orgId = "org-1"
+triggeredBy = "u-1"
+format = "csv"
+currency = "EUR"
+"""
+
+
+def write_table(folder: Path, *lines: str) -> Path:
+    (folder / "mapping.toml").write_text(MAPPING)
+    path = folder / "table.csv"
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return path
+
+
+async def imported(settings: WorkerSettings, path: Path, *options: str, code: int = 0) -> dict[str, Any]:
+    """Import a file beside its mapping; the result as JSON."""
+    mapping = path.with_name("mapping.toml")
+    arguments = ["import", str(path), "--mapping", str(mapping), "--source", "sheet", "--json", *options]
+    finished: Finished = await forked_export_runs(*arguments, settings=settings)
+    assert finished.code == code, finished.err
+    facts: dict[str, Any] = json.loads(finished.out)
+    return facts
+
+
+async def state(connection: Connection) -> list[object]:
+    """All that is stored of runs, claims and log entries."""
+    return [
+        await connection.fetch("SELECT * FROM export_runs ORDER BY run_id"),
+        await connection.fetch("SELECT * FROM export_run_claims ORDER BY org_id, claim_id, run_id"),
+        await connection.fetch("SELECT * FROM claim_details ORDER BY run_id, event_id, claim_id"),
+        await connection.fetch("SELECT * FROM export_run_events ORDER BY event_id"),
+    ]
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.iterdir() if path.suffix != ".toml"} == set(EXPECTED)
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("name", EXPECTED)
+async def test_an_example_is_imported_and_changes_nothing_the_second_time(
+    settings: WorkerSettings, connection: Connection, tmp_path: Path, name: str
+) -> None:
+    path = Path(shutil.copy(EXAMPLES / name, tmp_path))
+    shutil.copy(EXAMPLES / f"{path.stem}.toml", tmp_path / "mapping.toml")
+    runs, claims, rejected, doubles = EXPECTED[name]
+    code = 1 if rejected else 0
+    first = await imported(settings, path, "--apply", code=code)
+    assert (first["new"], first["rows"]["rejected"]) == (
+        {"runs": runs, "claims": claims, "events": 2 * runs, "eventsStored": 2 * runs},
+        rejected,
+    )
+    assert [each["claimId"] for each in first["doubleExports"]["claims"]] == doubles
+    assert (
+        await connection.fetchval("SELECT count(*) FROM export_runs WHERE imported AND created_event_id IS NOT NULL")
+        == runs
+    )
+    assert await connection.fetchval("SELECT count(*) FROM export_run_claims") == claims
+    assert {row["claim_id"] for row in await connection.fetch("SELECT claim_id FROM double_exported_claims")} == set(
+        doubles
+    )
+    assert await connection.fetchval("SELECT count(*) FROM alerts") == 0
+    assert await connection.fetch("SELECT run_id FROM export_runs WHERE totals_disagree OR has_conflict") == []
+    before = await state(connection)
+    again = await imported(settings, path, "--apply", code=code)
+    assert (again["new"]["runs"], again["known"]) == (0, {"runs": runs, "claims": claims})
+    assert [each["claimId"] for each in again["doubleExports"]["claims"]] == doubles
+    assert await state(connection) == before
+
+
+async def test_a_dry_run_needs_no_service_and_finds_what_went_out_twice(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "1;a;2024-01-01;10.00", "2;a;2024-02-01;10.00", "2;b;2024-02-01;1.50")
+    process = await asyncio.create_subprocess_exec(
+        COMMAND, "import", str(path), "--mapping", str(tmp_path / "mapping.toml"), "--source", "s",
+        env={"COLUMNS": "200"}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_S)
+    assert (process.returncode, err) == (0, b"nothing was imported; add --apply to do it\n")
+    assert b"2 new runs with 3 claims" in out
+    assert b"1 claims were exported more than once; too much: EUR 10.00" in out
+
+
+async def test_a_dry_run_publishes_nothing(settings: WorkerSettings, connection: Connection, tmp_path: Path) -> None:
+    path = write_table(tmp_path, "1;a;2024-01-01;10.00")
+    facts = await imported(settings, path)
+    assert (facts["dryRun"], facts["new"]["runs"]) == (True, 1)
+    assert await state(connection) == [[], [], [], []]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_refused_rows_are_mended_and_imported(
+    settings: WorkerSettings, connection: Connection, tmp_path: Path
+) -> None:
+    path = write_table(tmp_path, "1;a;2024-01-01;10.00", "2;b;2024-02-01;ten", "2;c;2024-02-01;1")
+    facts = await imported(settings, path, "--apply", code=1)
+    assert (facts["new"]["runs"], facts["rejects"]["runs"]) == (1, 1)
+    rejects = tmp_path / "table.rejects.csv"
+    text = rejects.read_text()
+    assert text.splitlines()[0] == f"{HEADER};import_reason"
+    assert [line.split(";")[1] for line in text.splitlines()[1:]] == ["b", "c"]
+    rejects.write_text(text.replace("ten", "10"))
+    assert (await imported(settings, rejects, "--apply"))["new"]["runs"] == 1
+    assert await connection.fetchval("SELECT count(*) FROM export_run_claims") == 3
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_longer_file_adds_runs_and_leaves_the_others_as_they_are(
+    settings: WorkerSettings, connection: Connection, tmp_path: Path
+) -> None:
+    old = ["1;a;2024-01-01;10.00", "2;b;2024-02-01;5"]
+    await imported(settings, write_table(tmp_path, *old), "--apply")
+    before = await connection.fetch("SELECT * FROM export_runs ORDER BY run_id")
+    facts = await imported(
+        settings, write_table(tmp_path, *old, "1;z;2024-01-01;1", "3;c;2024-03-01;5"), "--apply", code=1
+    )
+    assert (facts["new"]["runs"], facts["known"]["runs"]) == (1, 1)
+    assert list(facts["rejects"]["reasons"]) == [
+        "the run was imported before, with other rows; nothing of it is changed"
+    ]
+    after = await connection.fetch("SELECT * FROM export_runs ORDER BY run_id")
+    assert [row for row in after if row in before] == before
+    assert len(after) == 3
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_killed_import_is_finished_by_the_next(
+    settings: WorkerSettings, connection: Connection, wire: Wire, tmp_path: Path
+) -> None:
+    path = write_table(tmp_path, *(f"{run};c-{run}-{claim};2024-01-01;1" for run in range(300) for claim in range(2)))
+    process = await asyncio.create_subprocess_exec(
+        COMMAND, "import", str(path), "--mapping", str(tmp_path / "mapping.toml"), "--source", "sheet",
+        "--apply", "--rate", "100", env=environment(settings), stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    async with asyncio.timeout(COMMAND_TIMEOUT_S):
+        while not await connection.fetchval("SELECT count(*) FROM export_runs"):
+            await asyncio.sleep(0.01)
+    process.kill()
+    await process.wait()
+    assert await connection.fetchval("SELECT count(*) FROM export_run_events") < 600
+    facts = await imported(settings, path, "--apply")
+    assert facts["new"]["runs"] + facts["known"]["runs"] == 300
+    counts = "SELECT count(*), count(finished_event_id), count(created_event_id), sum(claim_count) FROM export_runs"
+    assert tuple(await connection.fetchrow(counts) or ()) == (300, 300, 300, 600)
+    assert await connection.fetchval("SELECT count(*) FROM export_run_events") == 600
+
+
+@pytest.mark.usefixtures("worker")
+async def test_alerts_come_where_they_are_asked_for(
+    settings: WorkerSettings, connection: Connection, wire: Wire, tmp_path: Path
+) -> None:
+    await imported(settings, write_table(tmp_path, "1;a;2024-01-01;1", "2;a;2024-01-02;1"), "--apply", "--alerts")
+    alert = json.loads((await wire.take_from("export-runs.alerts")).body)
+    assert alert["claimIds"] == ["a"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_claims_that_the_service_has_exported_too_are_shown(
+    settings: WorkerSettings, wire: Wire, tmp_path: Path
+) -> None:
+    event = run_finished(claimIds=["a"])
+    await wire.publish("run-finished", event)
+    await wire.until_run(event["runId"], status="completed")
+    facts = await imported(settings, write_table(tmp_path, "1;a;2024-01-01;1"))
+    [double] = facts["doubleExports"]["claims"]
+    assert (double["claimId"], double["runKeys"]) == ("a", ["1", f"run {event['runId']}"])
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_workbook_is_imported_and_its_refused_rows_are_mended(
+    settings: WorkerSettings, connection: Connection, tmp_path: Path
+) -> None:
+    write_table(tmp_path)
+    workbook = Workbook()
+    sheet = workbook.active
+    assert sheet is not None
+    sheet.append(["A list of exports"])
+    sheet.append(HEADER.split(";"))
+    sheet.append([1, 417, datetime(2024, 1, 31, 12), 12.3])  # noqa: DTZ001
+    sheet.cell(3, 2).number_format = "000000"
+    sheet.append([2, "b", datetime(2024, 1, 31), 1e9 / 3])  # noqa: DTZ001
+    sheet.append([2, "=c", 45322, None])
+    path = tmp_path / "table.xlsx"
+    workbook.save(path)
+    facts = await imported(settings, path, "--apply", code=1)
+    assert (facts["recognised"], facts["new"]["runs"]) == ("XLSX, sheet Sheet", 1)
+    rows = await connection.fetch("SELECT claim_id, amount::text, currency FROM claim_details")
+    assert [tuple(row) for row in rows] == [("000417", "12.3000", "EUR")]
+    rejects = tmp_path / "table.rejects.xlsx"
+    refused = load_workbook(rejects)
+    [_, first, second] = refused.active.iter_rows(values_only=True)  # type: ignore[union-attr]
+    assert (first[:3], second[:3]) == ((2, "b", datetime(2024, 1, 31)), (2, None, 45322))  # noqa: DTZ001
+
+
+async def test_a_wrong_command_line_is_explained(settings: WorkerSettings, tmp_path: Path) -> None:
+    path = write_table(tmp_path)
+    for arguments in (["--source", "s"], ["--mapping", str(tmp_path / "mapping.toml")]):
+        refused = await forked_export_runs("import", str(path), *arguments, settings=settings)
+        assert (refused.code, "Traceback" in refused.err) == (2, False)

@@ -1,0 +1,1 @@
+"""The contract of each released version, and what tells whether today's contract keeps it."""

@@ -1,0 +1,101 @@
+"""The connection of the client is cut, frozen, and refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from export_runs_client import ConnectionLost, ExportRuns, NoAnswer
+from local.processes import free_ports
+from tests.chaos.proxy import Proxy
+from tests.conftest import running_worker
+from tests.resilience.conftest import opened, through
+from tests.wire import WAIT_S, Wire
+from worker.database.pool import Pool
+from worker.settings import WorkerSettings
+
+
+@pytest.fixture
+async def unanswered(settings: WorkerSettings, pool: Pool, wire: Wire) -> Wire:
+    """A client of the contract on queues that no worker consumes now."""
+    async with running_worker(settings, pool):
+        await wire.ready()
+    return wire
+
+
+@pytest.fixture
+async def runs(amqp_url: str, broker_proxy: Proxy) -> AsyncIterator[ExportRuns]:
+    """The client, on a wire that can be cut."""
+    async with ExportRuns.connect(through(amqp_url, broker_proxy), timeout_s=WAIT_S) as runs:
+        yield runs
+
+
+async def test_a_call_in_flight_is_sent_again_on_the_next_connection(
+    runs: ExportRuns, unanswered: Wire, broker_proxy: Proxy, settings: WorkerSettings, pool: Pool
+) -> None:
+    check = asyncio.create_task(runs.check_claims("acme", ["taxi-17"]))
+    await unanswered.take_from("export-runs.rpc.check-claims")
+    async with broker_proxy.cut():
+        pass
+    async with running_worker(settings, pool):
+        assert (await check).unexported == ["taxi-17"]
+
+
+async def test_a_call_in_flight_that_is_not_safe_to_repeat_fails_at_once(
+    runs: ExportRuns, unanswered: Wire, broker_proxy: Proxy
+) -> None:
+    resolve = asyncio.create_task(runs.resolve_double_export("acme", "taxi-17", "bob", "the money came back"))
+    await unanswered.take_from("export-runs.rpc.resolve-double-export")
+    async with broker_proxy.cut():
+        with pytest.raises(ConnectionLost, match="resolve-double-export: "):
+            await resolve
+
+
+async def test_a_call_waits_for_the_next_connection(
+    runs: ExportRuns, unanswered: Wire, broker_proxy: Proxy, settings: WorkerSettings, pool: Pool
+) -> None:
+    async with running_worker(settings, pool):
+        assert (await runs.check_claims("acme", ["taxi-17"])).unexported == ["taxi-17"]
+        async with broker_proxy.cut():
+            check = asyncio.create_task(runs.check_claims("acme", ["taxi-17"]))
+            await asyncio.sleep(0)
+        assert (await check).unexported == ["taxi-17"]
+
+
+async def test_a_call_on_a_frozen_connection_ends_with_its_time_out(
+    amqp_url: str, unanswered: Wire, broker_proxy: Proxy
+) -> None:
+    async with ExportRuns.connect(through(amqp_url, broker_proxy), timeout_s=0.5) as runs:
+        with pytest.raises(NoAnswer, match="no answer within"):
+            await runs.check_claims("acme", ["taxi-17"])  # from here on there is a connection
+        async with broker_proxy.frozen():
+            with pytest.raises(NoAnswer, match="no answer within"):
+                await runs.check_claims("acme", ["taxi-17"])
+
+
+async def test_no_answer_says_why_there_is_no_connection() -> None:
+    (port,) = free_ports(1)
+    async with ExportRuns.connect(f"amqp://guest:guest@127.0.0.1:{port}/", timeout_s=1) as runs:
+        with pytest.raises(NoAnswer, match=r"connect: .*Connect"):
+            await runs.check_claims("acme", ["taxi-17"])
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_next_url_is_tried(amqp_url: str) -> None:
+    (port,) = free_ports(1)
+    async with (
+        opened(amqp_url, Proxy) as second,
+        ExportRuns.connect(
+            f"amqp://guest:guest@127.0.0.1:{port}/", through(amqp_url, second), amqp_url, timeout_s=WAIT_S
+        ) as runs,
+    ):
+        assert (await runs.check_claims("acme", ["taxi-17"])).unexported == ["taxi-17"]
+        second.close()
+        assert (await runs.check_claims("acme", ["taxi-17"])).unexported == ["taxi-17"]
+
+
+@pytest.mark.parametrize("urls", [(), ("http://127.0.0.1",), ("amqp://127.0.0.1", "127.0.0.1")])
+async def test_a_url_must_be_one_of_amqp(urls: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="URL"):
+        async with ExportRuns.connect(*urls):
+            pass

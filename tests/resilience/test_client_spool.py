@@ -1,0 +1,151 @@
+"""Nothing that was paid is forgotten: by a process that is killed at any step, or while RabbitMQ is away."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from export_runs_client import ExportRuns
+from export_runs_client.connection import open_connection
+from export_runs_client.delivery import deliver_left
+from export_runs_client.spool import spool_files
+from tests.chaos.proxy import Proxy
+from tests.commands import COMMAND_TIMEOUT_S, environment
+from tests.resilience.client_exporter import CLAIM_IDS, paid, run_exporter
+from tests.resilience.conftest import through
+from tests.wire import POLL_S, WAIT_S, Wire
+from worker.settings import WorkerSettings
+
+KILLED = (-9, 255)
+"""asyncio says 255 where it could not learn how a process ended."""
+EXPORTERS_AT_ONCE = 4
+
+
+async def only_run(wire: Wire, org_id: str) -> str:
+    """Wait until the only run of an organisation is stored with its start and its end."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            for run in (await wire.result("get-export-history", orgId=org_id))["runs"]:
+                if run["status"] != "pending" and run["triggeredBy"]:
+                    return str(run["runId"])
+            await asyncio.sleep(POLL_S)
+
+
+async def judge(wire: Wire, org_id: str, folder: Path) -> str:
+    """Compare what the service knows of an organisation with what its ledger has paid; returns how its run ended."""
+    run = await wire.until_run(await only_run(wire, org_id))
+    out = run["claimIds"]
+    checked = await wire.check(org_id, *CLAIM_IDS)
+    assert sorted(claim["claimId"] for claim in checked["exported"]) == out
+    assert checked["reserved"] == []
+    assert set(paid(folder)) <= set(out), "a payment is forgotten"
+    for claim_id in set(out) - set(paid(folder)):
+        assert run["error"]["code"] == "IN_DOUBT"
+        assert claim_id in run["error"]["detail"]
+    assert (run["status"] == "failed") == (out == [])
+    return str(run["status"])
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_exporter_that_is_killed_at_any_step_forgets_no_payment(
+    amqp_url: str, wire: Wire, tmp_path: Path
+) -> None:
+    async def killed_at(step: int) -> str:
+        folder, org_id = tmp_path / str(step), f"acme-{step}"
+        folder.mkdir()
+        async with at_once:
+            assert await run_exporter(amqp_url, folder, org_id, step) in KILLED
+        published = [await deliver_left(connection, path) for path in spool_files(folder / "spool")]
+        if not any(published) and not paid(folder):
+            return "never began"
+        return await judge(wire, org_id, folder)
+
+    (tmp_path / "all").mkdir()
+    assert await run_exporter(amqp_url, tmp_path / "all", "acme-all", -1) == 0
+    assert await judge(wire, "acme-all", tmp_path / "all") == "completed"
+    steps = int((tmp_path / "all" / "steps").read_text(encoding="utf-8"))
+    at_once = asyncio.Semaphore(EXPORTERS_AT_ONCE)
+    async with open_connection([amqp_url], "a test") as connection:
+        endings = await asyncio.gather(*(killed_at(step) for step in range(steps)))
+    assert set(endings) == {"never began", "failed", "partial", "completed"}
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_next_start_reports_what_a_dead_process_left(amqp_url: str, wire: Wire, tmp_path: Path) -> None:
+    """The step is one between a payment and the note of it."""
+    step = 0
+    while paid(tmp_path) != ["taxi-17"] or not spool_files(tmp_path / "spool"):
+        step += 1
+        assert await run_exporter(amqp_url, tmp_path, f"acme-{step}", step) in KILLED
+    async with ExportRuns.connect(amqp_url, spool=tmp_path / "spool", timeout_s=WAIT_S):
+        run = await wire.until_run(await only_run(wire, f"acme-{step}"))
+    assert (run["status"], run["claimIds"]) == ("partial", ["taxi-17"])
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_spool_keeps_what_cannot_be_published(
+    amqp_url: str, wire: Wire, broker_proxy: Proxy, tmp_path: Path, settings: WorkerSettings
+) -> None:
+    async with broker_proxy.cut():
+        async with ExportRuns.connect(through(amqp_url, broker_proxy), spool=tmp_path, timeout_s=0.5) as runs:
+            for number in range(3):
+                async with runs.export(f"org-{number}", "alice", "csv", ["taxi-17"], reserve=False) as export:
+                    await export.paying("taxi-17")
+                    await export.exported("taxi-17")
+            code, text = await flush_command(settings, str(tmp_path), "--url", through(amqp_url, broker_proxy))
+            assert code == 0
+            assert text.endswith(f"{spool_files(tmp_path)[0]}: in use by a process\n")  # after what the client warns of
+        [path] = spool_files(tmp_path)
+        options = "--url", through(amqp_url, broker_proxy), "--timeout-s", "1"
+        code, text = await flush_command(settings, str(tmp_path), *options)
+        assert (code, f"{path}: not everything is published: connect: " in text) == (1, True)
+    assert await flush_command(settings, str(tmp_path)) == (0, f"{path}: 6 published\n")
+    assert list(tmp_path.iterdir()) == []
+    for number in range(3):
+        run = await wire.until_run(await only_run(wire, f"org-{number}"))
+        assert (run["status"], run["claimIds"]) == ("completed", ["taxi-17"])
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_broken_file_stops_none_of_the_others(
+    amqp_url: str, wire: Wire, broker_proxy: Proxy, tmp_path: Path, settings: WorkerSettings
+) -> None:
+    broken = tmp_path / "0.sqlite3"
+    broken.write_bytes(b"no database" * 1000)
+    async with (
+        broker_proxy.cut(),
+        ExportRuns.connect(through(amqp_url, broker_proxy), spool=tmp_path, timeout_s=0.1) as runs,
+        runs.export("acme", "alice", "csv", ["taxi-17"], reserve=False) as export,
+    ):
+        await export.paying("taxi-17")
+        await export.exported("taxi-17")
+    code, text = await flush_command(settings, str(tmp_path))
+    assert (code, f"{broken}: cannot be read: " in text, ": 2 published" in text) == (1, True, True)
+    run = await wire.until_run(await only_run(wire, "acme"))
+    assert run["claimIds"] == ["taxi-17"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [(["nowhere"], "there is no folder nowhere"), ([".", "--url", "http://x"], "each URL must begin with amqp://")],
+)
+async def test_a_flush_that_cannot_begin_says_why(settings: WorkerSettings, arguments: list[str], text: str) -> None:
+    code, output = await flush_command(settings, *arguments)
+    assert (code, text in output, "Traceback" in output) == (2, True, False)
+
+
+async def flush_command(settings: WorkerSettings, *arguments: str) -> tuple[int | None, str]:
+    """Run `export-runs-client flush`; its exit code and its output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "export_runs_client",
+        "flush",
+        *arguments,
+        env=environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_S)
+    return process.returncode, out.decode()

@@ -1,0 +1,242 @@
+"""What the cells of old records are read as, and what is refused in place of being guessed."""
+
+import json
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.event_file import UnreadableFile
+from cli.imports import sorting
+from cli.imports.mapping import Mapping, read_mapping
+from cli.imports.plan import ImportPlan
+from cli.imports.recognition import open_record_file
+from cli.imports.record_files import Cell, Row, joined_headings
+from cli.imports.runs import RUN_ROWS_MAX, RefusedRun, build_run
+from cli.imports.sorting import ExternalSort
+from cli.imports.suggestion import suggested_mapping
+from cli.imports.values import RowFacts, RowReader
+
+MAPPING: dict[str, Any] = {
+    "run_key": ["run"],
+    "columns": {
+        "claimId": "claim",
+        "createdAt": "at",
+        "amount": "amount",
+        "currency": "currency",
+        "outcome": "outcome",
+    },
+    "constants": {"orgId": "org-1", "triggeredBy": "u-1", "format": "csv", "outcome": "exported"},
+}
+
+
+def mapping(**others: Any) -> Mapping:
+    return Mapping.model_validate({**MAPPING, **others})
+
+
+def read(cells: dict[str, Cell], **others: Any) -> RowFacts:
+    least: dict[str, Cell] = {"run": "1", "claim": "c-1", "at": "2024-01-31"}
+    return RowReader(mapping(**others)).read(Row(2, {**least, **cells}, []))
+
+
+@pytest.mark.parametrize(
+    ("text", "signs", "amount"),
+    [
+        ("12.5", {}, "12.50"),
+        ("1,234.50", {"thousands_sign": ","}, "1234.50"),
+        ("1.234,5", {"decimal_sign": ",", "thousands_sign": "."}, "1234.50"),
+        ("1\u00a0234\u202f567,89", {"decimal_sign": ",", "thousands_sign": " "}, "1234567.89"),
+        ("1'234.00", {"thousands_sign": "'"}, "1234.00"),
+        ("12,50-", {"decimal_sign": ","}, "-12.50"),
+        (Decimal("1234.5"), {"decimal_sign": ","}, "1234.50"),
+    ],
+)
+def test_an_amount_is_read_by_its_signs(text: Cell, signs: dict[str, str], amount: str) -> None:
+    facts = read({"amount": text}, **signs)
+    assert (facts.problems, facts.claims[0]["amount"]) == ([], amount)
+
+
+@pytest.mark.parametrize(
+    ("text", "signs"),
+    [
+        ("1.234", {"decimal_sign": ","}),  # it may be 1234, or 1.234 of a file with another sign
+        ("1.23", {"decimal_sign": ",", "thousands_sign": "."}),
+        ("1,234", {}),
+        ("12,34,567.00", {"thousands_sign": ","}),
+        ("-12-", {}),
+        ("12 EUR", {}),
+        ("1.23456", {}),
+    ],
+)
+def test_an_amount_that_may_mean_two_things_is_refused(text: str, signs: dict[str, str]) -> None:
+    [problem] = read({"amount": text}, **signs).problems
+    assert problem.startswith("amount: ")
+
+
+@pytest.mark.parametrize(
+    ("cell", "others", "time"),
+    [
+        ("31.01.2024", {"date_formats": ["%d.%m.%Y"], "time_zone": "Europe/Berlin"}, "2024-01-30T23:00:00Z"),
+        ("07/01/2024", {"date_formats": ["%m/%d/%Y"], "time_zone": "America/New_York"}, "2024-07-01T04:00:00Z"),
+        ("2024-07-01T12:00:00+02:00", {"time_zone": "Europe/Oslo"}, "2024-07-01T10:00:00Z"),
+        (datetime(2024, 7, 1, 12), {"time_zone": "Europe/Oslo"}, "2024-07-01T10:00:00Z"),  # noqa: DTZ001
+        (Decimal("45322.5"), {}, "2024-01-31T12:00:00Z"),
+        ("45322", {"date_formats": ["excel"]}, "2024-01-31T00:00:00Z"),
+    ],
+)
+def test_a_time_is_read_by_its_form_and_zone(cell: Cell, others: dict[str, Any], time: str) -> None:
+    facts = read({"at": cell}, **others)
+    assert (facts.problems, facts.run["createdAt"]) == ([], time)
+
+
+@pytest.mark.parametrize("cell", ["31.01.2024", "2024-02-30", "45322", Decimal("-1"), "0001-01-01", ["2024-01-01"]])
+def test_what_is_no_time_is_refused(cell: Cell) -> None:
+    [problem] = read({"at": cell}).problems
+    assert problem.startswith("at: ")
+
+
+def test_zeros_that_a_spreadsheet_took_away_come_back() -> None:
+    claims = [read({"claim": cell}, claim_digits=6).claims[0]["claimId"] for cell in ("417", Decimal(417), "A-7")]
+    assert claims == ["000417", "000417", "A-7"]
+
+
+@pytest.mark.parametrize("claim", ["1,23457E+11", "1.2E5", "", "a\x00b", "x" * 201])
+def test_what_is_no_claim_id_is_refused(claim: str) -> None:
+    [problem] = read({"claim": claim}).problems
+    assert problem.startswith("claim: ")
+
+
+def test_words_mean_what_the_mapping_says_and_others_are_refused() -> None:
+    words = {"outcome": {"Bezahlt": "exported", "offen": "ignored"}}
+    assert read({"outcome": " BEZAHLT "}, words=words).claims[0]["outcome"] == "exported"
+    assert read({"outcome": "offen"}, words=words).is_ignored
+    assert read({"outcome": "storniert"}, words=words).problems
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"time_zone": "Europe/Atlantis"}, "time_zone: is no time zone"),
+        ({"encoding": "utf-99"}, "encoding: is no encoding"),
+        ({"colums": {}}, "colums: "),
+        ({"words": {"status": {"a": "done"}}}, "words.status: 'done' must be one of"),
+        ({"constants": {"orgId": "o", "format": "csv"}}, "triggeredBy must be given"),
+        ({"columns": {"claimId": "a", "claimIds": "b", "createdAt": "c"}}, "[columns] must give claimId"),
+        ({"header_rows": 6}, "header_rows: "),
+        ({"run_key": []}, "run_key: "),
+    ],
+)
+def test_a_mapping_that_is_wrong_names_the_place(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    def toml(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{name} = {toml(each)}" for name, each in value.items()) + "}"
+        return json.dumps(value)
+
+    path = tmp_path / "mapping.toml"
+    path.write_text("\n".join(f"{name} = {toml(value)}" for name, value in {**MAPPING, **change}.items()))
+    with pytest.raises(UnreadableFile, match=r"mapping\.toml: ") as refused:
+        read_mapping(path)
+    assert words in str(refused.value)
+
+
+TABLE = "run;claim;at;amount;currency;outcome\r\n1;Café;2024-01-31;;;\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "description"),
+    [
+        (TABLE.encode(), "CSV in UTF-8, delimiter ;"),
+        (TABLE.encode("utf-8-sig"), "CSV in UTF-8, delimiter ;"),
+        (TABLE.encode("utf-16"), "CSV in UTF-16, delimiter ;"),
+        (TABLE.encode("utf-16-be"), "CSV in UTF-16-BE, delimiter ;"),
+        (TABLE.encode("windows-1252"), "CSV in WINDOWS-1252, delimiter ;"),
+        (TABLE.replace(";", "\t").encode(), "CSV in UTF-8, delimiter tab"),
+        (TABLE.replace(";", "|").encode(), "CSV in UTF-8, delimiter |"),
+        (b"A list\r\n\r\n" + TABLE.replace(";", ",").encode(), "CSV in UTF-8, delimiter ,"),
+        ('{"run": 1, "claim": "Caf\u00e9", "at": "2024-01-31"}\n'.encode(), "JSON Lines in UTF-8"),
+    ],
+)
+def test_a_file_is_recognised(tmp_path: Path, content: bytes, description: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    file = open_record_file(path, mapping())
+    [row] = file.rows()
+    assert (file.description, row.cells["claim"], RowReader(mapping()).read(row).key) == (description, "Café", ["1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x1f\x8bxx", "gzip"),
+        (b"\xd0\xcf\x11\xe0", ".xls"),
+        (b"PK\x03\x04xx", "no workbook"),
+        (b"a;b\r\n\x81\x8d;1\r\n", "neither UTF-8 nor Windows-1252"),
+        (b"run;claim\r\n1;2\r\n", "has no column amount, at, currency, outcome; its columns are: run, claim"),
+        (b"", "has no column"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "file.csv"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile, match=r"file\.csv: ") as refused:
+        list(open_record_file(path, mapping()).rows())
+    assert words in str(refused.value)
+
+
+def test_headings_above_each_other_are_joined_and_named_once() -> None:
+    assert joined_headings([["Export", "", "Sum"], ["Id", "Date", ""]]) == ["Export / Id", "Export / Date", "Sum"]
+    assert joined_headings([["a", "a", "", "a"]]) == ["a", "a (2)", "column 3", "a (3)"]
+
+
+def test_records_are_sorted_past_what_memory_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sorting, "PART_CHARS_MAX", 200)
+    monkeypatch.setattr(sorting, "PARTS_MAX", 3)
+    records = ExternalSort(tmp_path)
+    numbers = [(number * 7919) % 1000 for number in range(1000)]
+    for place, number in enumerate(numbers):
+        records.add([number % 100, "é\ud800"], place)
+    expected = sorted(range(1000), key=lambda place: numbers[place] % 100)
+    for _ in range(2):
+        assert [record for _, record in records] == expected
+    records.close()
+
+
+async def test_a_run_with_too_many_rows_is_refused_and_one_with_as_many_as_there_may_be_is_not(tmp_path: Path) -> None:
+    lines = [f"{run};c-{claim};2024-01-31;;;\n" for run in (0, 1) for claim in range(RUN_ROWS_MAX + run)]
+    path = tmp_path / "file.csv"
+    path.write_text("run;claim;at;amount;currency;outcome\n" + "".join(lines))
+    with ImportPlan("s", mapping(), open_record_file(path, mapping()), tmp_path, with_alerts=False) as plan:
+        plan.read_rows(lambda done, total: None)
+        await plan.build(None, lambda done, total: None)
+    assert (plan.plan.runs, plan.plan.claims, plan.plan.rejected_rows) == (1, RUN_ROWS_MAX, RUN_ROWS_MAX + 1)
+
+
+def test_rows_of_one_run_must_agree() -> None:
+    rows = [read({"claim": "a"}), read({"claim": "b", "at": "2024-01-30"})]
+    run = build_run("s", "org-1", ["1"], rows)
+    assert f"{run.created.occurred_at:%F}" == "2024-01-30"
+    rows[1].run["triggeredBy"] = "u-2"
+    with pytest.raises(RefusedRun, match="differ in triggeredBy"):
+        build_run("s", "org-1", ["1"], rows)
+
+
+def test_the_ids_follow_from_the_source_and_the_key() -> None:
+    def ids(source: str, key: str) -> tuple[object, ...]:
+        run = build_run(source, "org-1", [key], [read({})])
+        return run.run_id, run.created.event_id, run.finished.event_id
+
+    assert ids("s", "1") == ids("s", "1")
+    assert len({*ids("s", "1"), *ids("s", "2"), *ids("t", "1")}) == 9
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "import"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.csv")), ids=lambda path: path.stem)
+def test_a_suggested_mapping_is_a_mapping(path: Path, tmp_path: Path) -> None:
+    text = suggested_mapping(path)
+    (tmp_path / "mapping.toml").write_text(text, encoding="utf-8")
+    if "claimId" in text.split("[columns]")[1] and path.stem != "concur":
+        assert list(open_record_file(path, read_mapping(tmp_path / "mapping.toml")).rows())

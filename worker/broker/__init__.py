@@ -1,0 +1,1 @@
+"""RabbitMQ: connections, what is done with a message, the topology, blocked connections, malformed frames."""

@@ -1,0 +1,182 @@
+"""Connections to RabbitMQ: how they open, how their loss is noticed, how consumers start and stop.
+
+aio-pika's robust connection is not used, because it does not restore a consumer that RabbitMQ cancelled. Here a
+connection belongs to one session, and whatever breaks in it ends the session whole.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+from uuid import uuid4
+
+import aio_pika
+import aiormq
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import AMQPError
+from yarl import URL
+
+from worker.broker.bodies import BodyRoom, Rooms, bound_bodies
+from worker.broker.close_frames import broker_words
+from worker.logs import describe
+from worker.retries import raise_if_cancelled
+from worker.settings import BrokerSettings
+
+CLOSE_TIMEOUT_S: Final = 2
+
+CALL_TIMEOUT_S: Final = 5
+"""Always with asyncio.timeout: aiormq's own time-outs can swallow the cancellation of the task that calls."""
+
+CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)
+"""What is raised when RabbitMQ is away, or goes away."""
+
+Delivery = aiormq.abc.DeliveredMessage
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class SessionLost(Exception):
+    """A connection, a channel or a consumer of the session is gone, so the session ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One connection with its one channel."""
+
+    channel: AbstractChannel
+    underlay: aiormq.Channel
+    """aiormq's channel: it acks without waiting, and starts no task of its own for a delivery."""
+
+    rooms: Rooms = field(default_factory=dict)
+    """What the consumers of this link have room for, each by its tag."""
+
+    consumer_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """A new consumer gets the prefetch that was set last on its channel. No other may be set in between."""
+
+
+class LinkOpener(Protocol):
+    """What opens a link: `open_link`, or a way to RabbitMQ that is watched or broken on purpose."""
+
+    def __call__(
+        self, settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
+    ) -> AbstractAsyncContextManager[Link]:
+        """Open a connection and a channel, as `open_link` does."""
+
+
+@asynccontextmanager
+async def open_link(
+    settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
+) -> AsyncIterator[Link]:
+    """Open a connection and a channel. `on_loss` is called with a reason when either is gone.
+
+    Raises one of CONNECTION_ERRORS. With `confirms`, a publish waits for RabbitMQ's confirm, and raises DeliveryError
+    where RabbitMQ returns or refuses the message.
+    """
+    connection = await _connect(settings, purpose)
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s):
+            channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+            await channel.initialize()
+            underlay = await channel.get_underlay_channel()
+            assert isinstance(underlay, aiormq.Channel)
+        raise_if_cancelled()  # or whoever cancelled would wait for as long as the connection lasts
+        connection.close_callbacks.add(_closing_reporter(f"the connection for {purpose} closed", on_loss))
+        channel.close_callbacks.add(_closing_reporter(f"the channel for {purpose} closed", on_loss))
+        underlay.on_consumer_cancel_callbacks.add(
+            lambda frame: on_loss(f"RabbitMQ cancelled a consumer: {queue_of(frame.consumer_tag)}")
+        )
+        link = Link(channel, underlay)
+        bound_bodies(underlay, link.rooms)
+        yield link
+    finally:
+        # Closing waits for RabbitMQ's answer, which may never arrive. On a frozen connection aiormq goes on waiting
+        # even when it is cancelled.
+        closing = asyncio.create_task(connection.close())
+        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+        closing.cancel()
+
+
+async def _connect(settings: BrokerSettings, purpose: str) -> AbstractConnection:
+    """Connect to the first of the URLs at which this is possible. Raises what happened at the last one."""
+    *others, last = settings.amqp_urls
+    timeout_s = settings.connect_timeout_s / (len(others) + 1)
+    for url in others:
+        try:
+            return await _connect_to(url, settings, purpose, timeout_s)
+        except CONNECTION_ERRORS as error:
+            log.info("broker_node_skipped", host=URL(url).host, port=URL(url).port, **describe(error))
+    return await _connect_to(last, settings, purpose, timeout_s)
+
+
+async def _connect_to(url: str, settings: BrokerSettings, purpose: str, timeout_s: float) -> AbstractConnection:
+    async with asyncio.timeout(timeout_s):
+        return await aio_pika.connect(
+            url,
+            timeout=timeout_s,
+            heartbeat=settings.heartbeat_s,
+            client_properties={"connection_name": f"export-runs {purpose}"},
+        )
+
+
+def broker_product(link: Link) -> str:
+    """What the server calls itself, with its version: "RabbitMQ 4.0.5"."""
+    connection = link.underlay.connection
+    assert isinstance(connection, aiormq.Connection)
+    names = (connection.server_properties.get(each) for each in ("product", "version"))
+    return " ".join(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names)
+
+
+def _closing_reporter(what: str, on_loss: Callable[[str], None]) -> Callable[[object, BaseException | None], None]:
+    def report(_: object, error: BaseException | None) -> None:
+        on_loss(f"{what}: {broker_words(error)}")
+
+    return report
+
+
+def queue_of(consumer_tag: str | None) -> str:
+    """The queue that a consumer with this tag consumes."""
+    return (consumer_tag or "").rpartition(" ")[0]
+
+
+async def start_consuming(
+    link: Link,
+    queue: str,
+    prefetch: int,
+    put: Callable[[Delivery], object],
+    room: BodyRoom | None = None,
+    *,
+    priority: int = 0,
+) -> str:
+    """Start a consumer and return its tag. `put` is called for each delivery and must return at once.
+
+    Large bodies that find no `room` are left out; without it, all are kept. RabbitMQ gives a message to a consumer of
+    lower `priority` only where all others hold as many as they may.
+    """
+
+    async def deliver(delivery: Delivery) -> None:
+        put(delivery)
+
+    consumer_tag = f"{queue} {uuid4().hex}"
+    if room is not None:
+        link.rooms[consumer_tag] = room
+    async with link.consumer_lock, asyncio.timeout(CALL_TIMEOUT_S):
+        await link.underlay.basic_qos(prefetch_count=prefetch)
+        await link.underlay.basic_consume(queue, deliver, arguments={"x-priority": priority}, consumer_tag=consumer_tag)
+    return consumer_tag
+
+
+async def stop_consuming(link: Link, consumer_tag: str) -> None:
+    """Have RabbitMQ send no more. What it has sent can still be acknowledged."""
+    with suppress(*CONNECTION_ERRORS):
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            await link.underlay.basic_cancel(consumer_tag)
+
+
+async def flush(link: Link) -> None:
+    """Wait until RabbitMQ has read everything sent so far. It answers calls in order, so it answers this one last."""
+    with suppress(*CONNECTION_ERRORS):
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            await link.underlay.basic_qos(prefetch_count=1)

@@ -1,0 +1,140 @@
+"""What is done with a message: publish it, acknowledge it, reply to it, give it back."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Final
+
+import aio_pika
+import aiormq
+import structlog
+from aio_pika.exceptions import DeliveryError, PublishError
+from aiormq import spec
+from aiormq.abc import AbstractChannel, ChannelFrame, FrameType
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+from schema import names
+from worker.broker.bodies import release_room
+from worker.broker.close_frames import broker_words
+from worker.broker.link import CONNECTION_ERRORS, Delivery, Link, SessionLost
+from worker.retries import is_being_cancelled
+
+MESSAGE_AGE_MAX_S: Final = 3_600
+"""A request waits seconds, half a minute at most, before RabbitMQ drops it. So much allows for clocks that differ."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Unroutable(SessionLost):
+    """No queue is bound for what was published, and RabbitMQ has returned it. To declare the topology anew may help."""
+
+
+def deliveries_before(delivery: Delivery) -> int:
+    """How often a quorum queue has delivered a message before.
+
+    RabbitMQ writes the header on redeliveries only. On a first delivery it is what the publisher wrote.
+    """
+    count = (delivery.header.properties.headers or {}).get("x-delivery-count")
+    if not delivery.redelivered:
+        return 0
+    return count if isinstance(count, int) and count > 0 else 1
+
+
+def time_since_publishing_s(delivery: Delivery, now_s: float) -> float:
+    """For how long a message has been on its way, in seconds, by what its client or RabbitMQ says; 0 if none does.
+
+    The header `timestamp_in_ms` is exact. The property `timestamp` has whole seconds, the rest cut off, so only that
+    its second is over is known. A time in the future counts as now; one that is hours old is no time of publishing,
+    for no message waits so long. `now_s` is in seconds since 1970.
+    """
+    properties = delivery.header.properties
+    milliseconds = (properties.headers or {}).get(names.TIMESTAMP_HEADER)
+    if isinstance(milliseconds, int) and not isinstance(milliseconds, bool):
+        age_s = now_s - milliseconds / 1000
+    elif isinstance(properties.timestamp, datetime):
+        age_s = now_s - properties.timestamp.timestamp() - 1
+    else:
+        return 0.0
+    return age_s if 0 < age_s < MESSAGE_AGE_MAX_S else 0.0
+
+
+async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika.Message, timeout_s: float) -> bool:
+    """Publish a message, wait for the confirm, and return whether it arrived in time.
+
+    If not, a queue is full or RabbitMQ is short of memory or disk. Raises SessionLost where the connection is lost, and
+    Unroutable, which is one, where no queue is bound.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await link.underlay.connection.ready()  # while blocked, each attempt would be sent, and arrive later
+            target = await link.channel.get_exchange(exchange, ensure=False)
+            await target.publish(message, routing_key, mandatory=True)
+    except TimeoutError:
+        return False
+    except PublishError as error:
+        raise Unroutable(f"no queue is bound to {exchange} for {routing_key}") from error
+    except DeliveryError:
+        return False
+    except CONNECTION_ERRORS as error:
+        raise SessionLost(f"what was published to {exchange} was not confirmed: {broker_words(error)}") from error
+    except asyncio.CancelledError as error:
+        if is_being_cancelled():
+            raise
+        # Nobody cancelled: aiormq raises this when the connection's heartbeat fails.
+        raise SessionLost("the connection for publishing closed") from error
+    return True
+
+
+async def ack(*deliveries: Delivery) -> None:
+    """Acknowledge deliveries of one channel. If its connection is lost, RabbitMQ redelivers them."""
+    assert all(delivery.delivery_tag for delivery in deliveries)
+    for delivery in deliveries:
+        release_room(delivery)
+    try:
+        await _write(deliveries[0].channel, [spec.Basic.Ack(delivery.delivery_tag or 0) for delivery in deliveries])
+    except CONNECTION_ERRORS:
+        log.debug("ack_lost")
+
+
+async def reply(link: Link, answers: Iterable[tuple[Delivery, bytes]]) -> bool:
+    """Send replies, each to the address in its request; returns whether the connection was there to take them."""
+    body_bytes_max = link.underlay.max_content_size
+    frames: list[FrameType | ContentBody] = []
+    for request, body in answers:
+        properties = request.header.properties
+        # RabbitMQ 3.10 returns a mandatory direct reply even when it has delivered it.
+        frames.append(spec.Basic.Publish(exchange="", routing_key=properties.reply_to or "", mandatory=False))
+        answer = spec.Basic.Properties(content_type=names.CONTENT_TYPE, correlation_id=properties.correlation_id)
+        frames.append(ContentHeader(body_size=len(body), properties=answer))
+        frames += [ContentBody(body[start : start + body_bytes_max]) for start in range(0, len(body), body_bytes_max)]
+    try:
+        await _write(link.underlay, frames)
+    except CONNECTION_ERRORS:
+        return False
+    return True
+
+
+async def _write(channel: AbstractChannel, frames: Sequence[FrameType | ContentBody]) -> None:
+    """Write frames that RabbitMQ does not answer. All in one write: many small ones take most of a reply's time."""
+    assert isinstance(channel, aiormq.Channel)
+    if channel.is_closed:
+        raise aiormq.exceptions.ChannelInvalidStateError(f"{channel} closed")
+    await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
+
+
+async def requeue(delivery: Delivery) -> None:
+    """Give a delivery back, by reject: from RabbitMQ 4.3 on nack does not count towards the delivery limit."""
+    assert delivery.delivery_tag is not None
+    release_room(delivery)
+    with suppress(*CONNECTION_ERRORS):
+        await delivery.channel.basic_reject(delivery.delivery_tag, requeue=True, wait=False)
+
+
+async def give_back(delivery: Delivery) -> None:
+    """Give a delivery back that is not to blame, by nack: from RabbitMQ 4.3 on that does not count as a delivery."""
+    assert delivery.delivery_tag is not None
+    release_room(delivery)
+    with suppress(*CONNECTION_ERRORS):
+        await delivery.channel.basic_nack(delivery.delivery_tag, requeue=True, wait=False)

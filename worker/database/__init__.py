@@ -1,0 +1,1 @@
+"""PostgreSQL: the pool, what an error means, the migration runner."""

@@ -1,0 +1,1 @@
+"""What a worker does without a message that asks for it, at intervals: it publishes alerts and warns of stale runs."""

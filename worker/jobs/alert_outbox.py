@@ -1,0 +1,142 @@
+"""The way of an alert: out of the outbox for some seconds, publish, confirm, remove it from the outbox.
+
+No transaction is open while RabbitMQ is waited for. Organisations take turns, and an alert that is not confirmed waits
+by itself, longer each time, so no alert waits behind another one.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import uuid4
+
+import aio_pika
+import structlog
+
+from handlers.alerts import TakenAlert, next_turn, postpone_alerts, remove_alerts, take_alerts
+from handlers.query_arguments import PostponedAlert
+from schema import names
+from schema.alerts import DOUBLE_EXPORT_DETECTED, DoubleExportDetected
+from sql.connection import Connection
+from worker.broker.blocked_connections import is_blocked
+from worker.broker.link import Link, SessionLost
+from worker.broker.messages import Unroutable, publish
+from worker.database.errors import meaning_of
+from worker.database.pool import Database
+from worker.limits import WorkerLimits
+from worker.logs import describe
+from worker.retries import delays_s, wait
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+def retry_delay_s(attempts: int, limits: WorkerLimits) -> float:
+    """How long an alert waits that was not confirmed so often: twice as long each time."""
+    return min(limits.alert_delay_first_s * 2.0 ** min(attempts - 1, 32), limits.alert_delay_max_s)
+
+
+class AlertOutbox:
+    """Publishes the alerts that handlers put into the outbox. Several workers can do so at one time."""
+
+    def __init__(self, link: Link, database: Database, limits: WorkerLimits, stopping: asyncio.Event) -> None:
+        self._link = link
+        self._database = database
+        self._limits = limits
+        self._stopping = stopping
+        self._last_org_id: str | None = None
+        """Of the turn before; None where a round begins, in which each organisation has its turn."""
+        self._has_taken_in_round = False
+
+    async def run(self) -> None:
+        """Publish alerts until the worker stops. Raises SessionLost where the connection is lost."""
+        limits = self._limits
+        delays = delays_s(limits.retry_delay_first_s, limits.retry_delay_max_s)
+        while not self._stopping.is_set():
+            delay_s = limits.alerts_interval_s
+            try:
+                if await self._publish_next():
+                    delay_s = 0
+                delays = delays_s(limits.retry_delay_first_s, limits.retry_delay_max_s)
+            except SessionLost:
+                raise
+            except Exception as error:  # noqa: BLE001 -- events and requests go on whatever happens to alerts
+                if not meaning_of(error).is_temporary:
+                    log.error("alerts_failed", **describe(error))
+                delay_s += next(delays)
+            await wait(self._stopping, delay_s)
+
+    async def _publish_next(self) -> bool:
+        """Publish some alerts of the organisations whose turn it is; returns whether to go on without a pause: others
+        have not had their turn in this round, or an alert was taken in it, and there may be more.
+        """
+        limits = self._limits
+        if await is_blocked(self._link):
+            return False
+        async with self._database.connection() as connection:
+            turn = await next_turn(connection, self._last_org_id or "", limits.alert_organisations_max)
+            taken = [alert for org_id in turn.due_org_ids for alert in await self._take(connection, org_id)]
+        self._last_org_id = turn.last_org_id
+        self._has_taken_in_round |= bool(taken)
+        if taken:
+            await self._publish_all(taken)
+        if self._last_org_id is not None:
+            return True
+        has_taken, self._has_taken_in_round = self._has_taken_in_round, False
+        return has_taken
+
+    async def _take(self, connection: Connection, org_id: str) -> list[TakenAlert]:
+        """Some alerts of an organisation; none if one of them cannot be read: the others' turn comes all the same."""
+        limits = self._limits
+        try:
+            return await take_alerts(connection, org_id, limits.alerts_of_organisation_max, limits.alert_taken_s)
+        except Exception as error:
+            if meaning_of(error).is_temporary:
+                raise
+            log.error("alerts_failed", org_id=org_id, **describe(error))
+            return []
+
+    async def _publish_all(self, taken: Sequence[TakenAlert]) -> None:
+        """Publish alerts at one time, so that none waits for another's confirm, and note what became of each.
+
+        Raises SessionLost where the connection was lost.
+        """
+        outcomes = await asyncio.gather(*(self._publish(each.alert) for each in taken), return_exceptions=True)
+        published = [each for each, outcome in zip(taken, outcomes, strict=True) if outcome is True]
+        others = [each for each, outcome in zip(taken, outcomes, strict=True) if outcome is not True]
+        async with self._database.connection() as connection:
+            if published:
+                await remove_alerts(connection, [each.key for each in published])
+            if others:
+                postponed = [PostponedAlert(*each.key, retry_delay_s(each.attempts, self._limits)) for each in others]
+                await postpone_alerts(connection, postponed)
+        for each in published:
+            log.warning(
+                "double_export_detected",
+                event_id=str(each.alert.event_id),
+                run_id=str(each.alert.run_id),
+                claims=each.alert.claim_count,
+                found_by=each.alert.found_by,
+            )
+        if others:
+            log.warning("alerts_not_confirmed", alerts=len(others), attempts=max(each.attempts for each in others))
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _publish(self, alert: DoubleExportDetected) -> bool:
+        """Publish an alert; without a subscriber, to the queue of alerts. Returns whether RabbitMQ confirmed it."""
+        timeout_s = self._limits.alert_publish_timeout_s
+        try:
+            exchange = names.ALERTS_EXCHANGE
+            return await publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(alert), timeout_s)
+        except Unroutable:
+            exchange = names.UNROUTABLE_ALERTS_EXCHANGE
+            return await publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(alert), timeout_s)
+
+
+def _message(alert: DoubleExportDetected) -> aio_pika.Message:
+    return aio_pika.Message(
+        alert.model_dump_json().encode(),
+        content_type=names.CONTENT_TYPE,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        type=DOUBLE_EXPORT_DETECTED,
+        message_id=str(uuid4()),  # of its own each time: confirms and returns are matched by it
+    )
