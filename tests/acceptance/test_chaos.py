@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.__main__ import text_of
 from tests.chaos.campaign import Options, run
 from tests.chaos.faults import Faults
 
 
+@pytest.mark.timeout(600)
 async def test_no_fault_loses_or_doubles_an_event(tmp_path: Path) -> None:
     """Every kind of fault comes at least once, some in pairs."""
     options = Options(
