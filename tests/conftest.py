@@ -215,7 +215,20 @@ async def running_worker(
         yield
     finally:
         stopping.set()
-        await asyncio.wait_for(worker, settings.shutdown_s)
+        await end_of(worker, settings.shutdown_s)
+
+
+async def end_of(worker: asyncio.Task[None], within_s: float) -> None:
+    """Wait for the end of a worker that was asked to stop. One that does not end in time is cancelled until it does:
+    aiormq can swallow a cancellation, and then `asyncio.wait_for` never returns.
+    """
+    await asyncio.wait({worker}, timeout=within_s)
+    is_late = not worker.done()
+    while not worker.done():
+        worker.cancel()
+        await asyncio.wait({worker}, timeout=1)
+    assert not is_late, f"the worker did not end within {within_s} s"
+    await worker
 
 
 async def _connect_to_one_of(amqp_urls: Sequence[str]) -> AbstractConnection:

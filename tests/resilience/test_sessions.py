@@ -11,7 +11,7 @@ from aiormq import spec
 from schema import names
 from tests.chaos.proxy import CHUNK_BYTES, Proxy
 from tests.commands import export_runs, worker_process
-from tests.conftest import running_worker, worker_settings
+from tests.conftest import end_of, running_worker, worker_settings
 from tests.resilience.conftest import Wires, opened, through
 from tests.resilience.observing import RECOVERY_S, Log, until, until_serving, until_steady
 from tests.wire import Wire, run_created
@@ -106,7 +106,7 @@ async def test_a_server_that_accepts_and_stays_silent(
     await until_serving(wire)
     assert {line["error"] for line in log.of("session_lost")} == {"TimeoutError"}
     stopping.set()
-    await asyncio.wait_for(worker, settings.shutdown_s)
+    await end_of(worker, settings.shutdown_s)
 
 
 class FreezesWhileDeclaring(Proxy):
@@ -134,7 +134,7 @@ async def test_a_connection_frozen_while_declaring(
         await log.until("session_started", within_s=RECOVERY_S)
         await until_serving(wire)
         stopping.set()
-        await asyncio.wait_for(worker, settings.shutdown_s)
+        await end_of(worker, settings.shutdown_s)
 
 
 class Brittle(Proxy):
@@ -169,7 +169,7 @@ async def test_a_connection_cut_at_any_step(settings: WorkerSettings, pool: Pool
         brittle.pieces_max = 1_000_000
         await until_serving(wire)
         stopping.set()
-        await asyncio.wait_for(worker, settings.shutdown_s)
+        await end_of(worker, settings.shutdown_s)
     errors = {line["error"] for line in log.of("session_lost")}
     assert errors <= {"SessionLost", *(error.__name__ for error in CONNECTION_ERRORS), "AMQPConnectionError"}
 
