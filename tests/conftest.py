@@ -174,7 +174,7 @@ async def amqp_url(running_services: Services) -> str:
         channel = await connection.channel()
         for queue in TOPOLOGY.queues:
             try:
-                await (await channel.get_queue(queue.name, ensure=False)).purge()
+                await (await channel.get_queue(queue.name, ensure=False)).purge(timeout=WAIT_S)
             except ChannelNotFoundEntity:
                 channel = await connection.channel()
     return running_services.amqp_url
@@ -246,7 +246,7 @@ async def _until_declared(amqp_urls: Sequence[str], topology: Topology) -> None:
         for queue in topology.queues:
             while True:
                 try:
-                    await channel.declare_queue(queue.name, passive=True)
+                    await channel.declare_queue(queue.name, passive=True, timeout=WAIT_S)
                     break
                 except ChannelNotFoundEntity:
                     await asyncio.sleep(POLL_S)

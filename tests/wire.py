@@ -89,7 +89,7 @@ class Wire:
     async def publish(
         self, event_type: str, body: Json | bytes, *, exchange: str = "export-runs.events", **properties: Any
     ) -> None:
-        """Publish an event. Returns when the broker has confirmed it."""
+        """Publish an event. Returns when the broker has confirmed it, for which it has WAIT_S."""
         message = aio_pika.Message(
             body if isinstance(body, bytes) else json.dumps(body).encode(),
             **{
@@ -101,7 +101,7 @@ class Wire:
             },
         )
         target = await self.channel.get_exchange(exchange, ensure=False)
-        await target.publish(message, event_type)
+        await target.publish(message, event_type, timeout=WAIT_S)
 
     async def ask(self, operation: str, body: Json | bytes, *, wait_s: float = WAIT_S, **properties: Any) -> Json:
         """Send a request with direct reply-to, and return the whole reply. Raises TimeoutError after `wait_s`."""
@@ -117,7 +117,7 @@ class Wire:
             },
         )
         target = await self.channel.get_exchange("export-runs.rpc", ensure=False)
-        await target.publish(message, operation)
+        await target.publish(message, operation, timeout=WAIT_S)
         reply = await asyncio.wait_for(future, wait_s)
         assert reply.content_type == "application/json"
         answer: Json = json.loads(reply.body)
