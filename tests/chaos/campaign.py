@@ -274,7 +274,8 @@ class Campaign:
             task.result()
         for task in other_tasks:
             task.cancel()
-        await asyncio.gather(*other_tasks, return_exceptions=True)
+        if other_tasks:
+            await asyncio.wait(other_tasks, timeout=STOP_TIMEOUT_S)  # aiormq can swallow a cancellation
         return len(other_tasks)
 
     async def drain(self) -> bool:

@@ -109,6 +109,7 @@ async def test_an_alarm(
             await publish_all(wire, "run-created", [*runs, *strangers])
             asking = asyncio.create_task(wire.ask("check-claims", CHECK, wait_s=2 * RECOVERY_S))
             await rabbitmqctl(broker_server, alarm, high)
+            await asyncio.sleep(1)  # it returns before every connection knows; what is sent until then blocks none
         try:
             await until(lambda: all_logged(connection, [run["eventId"] for run in runs]))
             await log.until("connection_blocked", times=2)
