@@ -9,7 +9,7 @@ from tests.chaos.campaign import Options, run
 from tests.chaos.faults import Faults
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_no_fault_loses_or_doubles_an_event(tmp_path: Path) -> None:
     """Every kind of fault comes at least once, some in pairs. Few clients at a low rate: other tests run beside it, and
     what a slow machine falls behind with makes each recovery longer than the one before.
