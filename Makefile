@@ -17,7 +17,8 @@ run: $(INSTALLED) ## Run RabbitMQ, PostgreSQL and a worker until Ctrl-C
 	$(BIN)/python -m local.run
 
 test: lint types ## Run the linter, the formatter, the type checker and all tests; POSTGRESQL_VERSION=15, or 17
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --durations=5
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --durations=5 -m 'not campaign'
+	$(BIN)/python -m pytest -q -m campaign
 
 lint: $(INSTALLED) ## Run the linter and the formatter; they change no file
 	$(BIN)/ruff check --quiet

@@ -9,10 +9,11 @@ from tests.chaos.campaign import Options, run
 from tests.chaos.faults import Faults
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(1200)
 async def test_no_fault_loses_or_doubles_an_event(tmp_path: Path) -> None:
-    """Every kind of fault comes at least once, some in pairs. Few clients at a low rate: other tests run beside it, and
-    what a slow machine falls behind with makes each recovery longer than the one before.
+    """Every kind of fault comes at least once, some in pairs. Few clients at a low rate: what a slow machine
+    falls behind with makes each recovery longer than the one before.
     """
     options = Options(
         seed=3,
@@ -27,7 +28,7 @@ async def test_no_fault_loses_or_doubles_an_event(tmp_path: Path) -> None:
         longest_fault_s=0.6,
         calm_s=0.1,
         pair_share=0.6,
-        recovery_max_s=30,  # the machine may run other tests at the same time
+        recovery_max_s=30,  # the machine may be slow
     )
     report = await run(options)
     print(text_of(report))

@@ -97,7 +97,7 @@ async def test_the_spool_keeps_what_cannot_be_published(
             assert code == 0
             assert text.endswith(f"{spool_files(tmp_path)[0]}: in use by a process\n")  # after what the client warns of
         [path] = spool_files(tmp_path)
-        options = "--url", through(amqp_url, broker_proxy), "--timeout-s", "1"
+        options = "--url", through(amqp_url, broker_proxy), "--timeout-s", "5"
         code, text = await flush_command(settings, str(tmp_path), *options)
         assert (code, f"{path}: not everything is published: connect: " in text) == (1, True)
     assert await flush_command(settings, str(tmp_path)) == (0, f"{path}: 6 published\n")
