@@ -93,7 +93,7 @@ class Link:
     async def _publish(
         self, channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message
     ) -> None:
-        with _broker_errors(routing_key):
+        with broker_errors(routing_key):
             # While RabbitMQ is short of memory it reads nothing: what was sent then would arrive later.
             await (await channel.get_underlay_channel()).connection.ready()
             target = await channel.get_exchange(exchange, ensure=False)
@@ -108,7 +108,7 @@ class Link:
 @asynccontextmanager
 async def open_link(url: str, name: str) -> AsyncIterator[Link]:
     """Connect, and receive replies. RabbitMQ shows the connection under this name. Raises ConnectionLost."""
-    with _broker_errors("connect"):
+    with broker_errors("connect"):
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = await aio_pika.connect(
@@ -120,7 +120,7 @@ async def open_link(url: str, name: str) -> AsyncIterator[Link]:
         except TimeoutError:
             raise ConnectionLost(f"connect: RabbitMQ did not answer within {CONNECT_TIMEOUT_S} s") from None
     try:
-        with _broker_errors("connect"):
+        with broker_errors("connect"):
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 requests, events = [await connection.channel(on_return_raises=True) for _ in range(2)]
                 link = Link(requests, events)
@@ -138,29 +138,35 @@ async def open_link(url: str, name: str) -> AsyncIterator[Link]:
 
 
 @contextmanager
-def _broker_errors(what: str) -> Iterator[None]:
-    """Raise NoAnswer in place of what aio-pika and aiormq raise."""
+def broker_errors(what: str) -> Iterator[None]:
+    """Raise NoAnswer in place of what aio-pika and aiormq raise.
+
+    A cancellation wins over whatever they raise, or return, in its place: what was cancelled would go on.
+    """
     task = asyncio.current_task()
     assert task is not None
     try:
         yield
-    except TimeoutError:
+    except (*CONNECTION_ERRORS, asyncio.CancelledError) as error:
         if task.cancelling():
-            raise
-        raise ConnectionLost(f"{what}: RabbitMQ did not answer") from None
-    except PublishError as error:
-        raise NoAnswer(f"{what}: RabbitMQ has no queue for it") from error
-    except DeliveryError as error:
-        raise NoAnswer(f"{what}: RabbitMQ has no room for it") from error
-    except CONNECTION_ERRORS as error:
-        raise ConnectionLost(_reason(what, error)) from error
-    except asyncio.CancelledError as error:
-        if task.cancelling():
-            raise
-        # Nobody cancelled: aiormq raises this when the heartbeat of the connection fails.
-        raise ConnectionLost(f"{what}: the connection fell silent") from error
+            raise asyncio.CancelledError from error
+        raise _no_answer(what, error) from error
     if task.cancelling():
-        raise asyncio.CancelledError  # a time-out of aiormq may have swallowed it
+        raise asyncio.CancelledError
+
+
+def _no_answer(what: str, error: BaseException) -> NoAnswer:
+    match error:
+        case TimeoutError():
+            return ConnectionLost(f"{what}: RabbitMQ did not answer")
+        case PublishError():
+            return NoAnswer(f"{what}: RabbitMQ has no queue for it")
+        case DeliveryError():
+            return NoAnswer(f"{what}: RabbitMQ has no room for it")
+        case asyncio.CancelledError():  # aiormq raises it when the heartbeat of the connection fails
+            return ConnectionLost(f"{what}: the connection fell silent")
+        case _:
+            return ConnectionLost(_reason(what, error))
 
 
 def _reason(what: str, error: BaseException | None) -> str:

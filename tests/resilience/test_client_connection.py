@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import aio_pika
 import pytest
 
 from export_runs_client import ConnectionLost, ExportRuns, NoAnswer
+from export_runs_client.links import broker_errors
 from local.processes import free_ports
 from tests.chaos.proxy import Proxy
 from tests.conftest import running_worker
@@ -99,3 +101,21 @@ async def test_a_url_must_be_one_of_amqp(urls: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="URL"):
         async with ExportRuns.connect(*urls):
             pass
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), aio_pika.exceptions.AMQPError()])
+async def test_a_cancellation_that_meets_an_error_is_not_lost(error: Exception) -> None:
+    """aiormq may raise an error in place of the cancellation."""
+
+    async def connect() -> None:
+        with broker_errors("connect"):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise error from None
+
+    connecting = asyncio.create_task(connect())
+    await asyncio.sleep(0)
+    connecting.cancel()
+    await asyncio.wait({connecting})
+    assert connecting.cancelled()

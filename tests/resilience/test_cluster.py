@@ -51,19 +51,23 @@ async def declare_on(node: LocalRabbitMQ, topology: Topology) -> None:
 async def publishing(wire: Wire, confirmed: list[str]) -> AsyncIterator[None]:
     """Publish one event after the other. Those that RabbitMQ does not confirm are not counted."""
 
+    stopping = asyncio.Event()
+
     async def publish() -> None:
-        while True:
+        while not stopping.is_set():
             event = run_created(orgId="org-cluster")
             with suppress(aio_pika.exceptions.AMQPError, TimeoutError):
-                await asyncio.wait_for(wire.publish("run-created", event), 5)
+                async with asyncio.timeout(5):
+                    await wire.publish("run-created", event)
                 confirmed.append(event["eventId"])
+            await asyncio.sleep(0)  # a channel that is closed refuses at once, and the others must have their turn
 
     task = asyncio.create_task(publish())
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        stopping.set()  # a cancellation that meets a refusal would be lost
+        await task
 
 
 async def all_stored(connection: Connection, event_ids: list[str]) -> bool:
