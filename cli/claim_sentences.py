@@ -72,9 +72,10 @@ def reason_sentence(reason: StandingReason) -> str:
                 f"although run {reason.earlier_run_id} had: {reason.reason}"
             )
         case ReversalReason():
+            external = f" under the number {reason.external_reversal_id}" if reason.external_reversal_id else ""
             return (
-                f"{reason.reversed_by} took the export by run {reason.run_id} back on {time_text(reason.reversed_at)}, "
-                f"approved by {reason.approved_by}: {reason.reason}"
+                f"{reason.reversed_by} took the export by run {reason.run_id} back on {time_text(reason.reversed_at)}"
+                f"{external}, approved by {reason.approved_by}: {reason.reason}"
             )
         case LeaseReason():
             verb = "held" if reason.has_expired else "holds"

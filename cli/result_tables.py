@@ -19,7 +19,9 @@ from schema.results import (
     LastExport,
     PeriodRuns,
     ReversedExport,
+    RunClaim,
     RunClaimsPage,
+    RunReversal,
     StaleRuns,
 )
 
@@ -32,6 +34,9 @@ _STATUS_STYLES: Final = {
 
 LISTED_CLAIMS_MAX: Final = 50
 """A person reads no more claims than this; --json prints all of them."""
+
+LISTED_REVERSALS_MAX: Final = 5
+"""Of one run. Each may have a long reason."""
 
 _RUN_COLUMNS: Final = (
     (Column("created (UTC)", is_whole=True), Column("run", is_whole=True)),
@@ -91,9 +96,20 @@ def show_run(terminal: Terminal, run: ExportRunWithClaims) -> None:
         fields["claimOverrides"] = _first_few(
             [f"{each.claim_id} ({each.approved_by}: {each.reason})" for each in run.claim_overrides]
         )
+    if run.reversals:
+        fields["reversals"] = "; ".join(_reversal_text(each) for each in run.reversals[:LISTED_REVERSALS_MAX])
+        if len(run.reversals) > LISTED_REVERSALS_MAX:
+            fields["reversals"] = f"{fields['reversals']}; and others (claims list --outcome reversed)"
     _show_fields(terminal, fields)
     if run.claims_next_cursor:
         terminal.print_line("these are the first claims only: see export-runs claims list")
+
+
+def _reversal_text(reversal: RunReversal) -> str:
+    external = f", {reversal.external_reversal_id}" if reversal.external_reversal_id else ""
+    count = f"{reversal.claim_count:,} claim" + "s" * (reversal.claim_count != 1)
+    people = f"by {reversal.reversed_by}, approved by {reversal.approved_by}"
+    return f"{count} on {time_text(reversal.reversed_at)} {people}{external}: {reversal.reason}"
 
 
 def show_reversed_export(terminal: Terminal, answer: ReversedExport) -> None:
@@ -108,21 +124,35 @@ def show_run_claims(terminal: Terminal, page: RunClaimsPage) -> None:
         (Column("claim"), Column("reason")),
         (Column("outcome", is_whole=True), Column("code")),
         (Column("amount", is_number=True), Column("voucher")),
-        (Column("allowed by"),),
+        (Column("allowed by"), Column("taken back by")),
     )
     for claim in page.claims:
-        reason = claim.reason or "; ".join(dict.fromkeys(override.reason for override in claim.overrides))
         table.add_row(
             claim.claim_id,
-            reason,
+            _reason(claim),
             claim.outcome or "granted",
             claim.code or "",
             f"{claim.amount or ''} {claim.currency or ''}".strip(),
             claim.voucher_id or claim.voucher_url or "",
             ", ".join(dict.fromkeys(override.approved_by for override in claim.overrides)),
+            _reverser(claim),
         )
     terminal.print_table(table)
     _show_next(terminal, page.next_cursor)
+
+
+def _reason(claim: RunClaim) -> str:
+    """Why the claim was skipped, taken back, or allowed to go out again."""
+    if claim.reversal is not None:
+        return claim.reversal.reason
+    return claim.reason or "; ".join(dict.fromkeys(override.reason for override in claim.overrides))
+
+
+def _reverser(claim: RunClaim) -> str:
+    if claim.reversal is None:
+        return ""
+    external = f" ({claim.reversal.external_reversal_id})" if claim.reversal.external_reversal_id else ""
+    return f"{claim.reversal.reversed_by} on {time_text(claim.reversal.reversed_at)}{external}"
 
 
 def show_checked_claims(terminal: Terminal, checked: CheckedClaims) -> None:
@@ -150,7 +180,7 @@ def show_double_exports(terminal: Terminal, page: DoubleExports) -> None:
     """Print a page of double exports, each with its first two runs, and how to get the next page."""
     table = ResultTable(
         (Column("claim"), Column("resolved")),
-        (Column("runs", is_number=True),),
+        (Column("runs", is_number=True), Column("ended (UTC)", is_whole=True)),
         (Column("found (UTC)", is_whole=True), Column("first run", is_whole=True), Column("second run", is_whole=True)),
     )
     for each in page.double_exports:
@@ -160,6 +190,7 @@ def show_double_exports(terminal: Terminal, page: DoubleExports) -> None:
             each.claim_id,
             f"by {each.resolved_by}: {each.note}" if each.resolved_by else "no",
             _run_count(each),
+            time_text(each.ended_at) if each.ended_at else "",
             time_text(each.detected_at),
             run_ids[0] if run_ids else "",
             second,
@@ -172,7 +203,10 @@ def show_double_export(terminal: Terminal, double_export: DoubleExport) -> None:
     """Print one double export, one field per line."""
     fields = double_export.model_dump(mode="json", exclude={"runs", "repeated_in_runs"}, exclude_none=True)
     fields["runCount"] = _run_count(double_export)
-    fields["runs"] = ", ".join(f"{run.run_id} ({run.status})" for run in double_export.runs)
+    fields["runs"] = ", ".join(
+        f"{run.run_id} ({f'taken back on {time_text(run.reversed_at)}' if run.reversed_at else run.status})"
+        for run in double_export.runs
+    )
     if double_export.repeated_in_runs:
         fields["repeatedInRuns"] = ", ".join(map(str, double_export.repeated_in_runs))
     _show_fields(terminal, fields)
@@ -210,7 +244,7 @@ def _show_fields(terminal: Terminal, fields: Mapping[str, object]) -> None:
 
 def _run_fields(run: ExportRun) -> dict[str, object]:
     """What is known of a run, without its claims."""
-    hidden = {"claim_ids", "skipped_claims", "claim_overrides", "claims_next_cursor", "totals"}
+    hidden = {"claim_ids", "skipped_claims", "claim_overrides", "reversals", "claims_next_cursor", "totals"}
     fields: dict[str, object] = run.model_dump(mode="json", exclude=hidden, exclude_none=True)
     if run.totals:
         fields["totals"] = ", ".join(
@@ -224,6 +258,8 @@ def _run_cells(run: ExportRun) -> list[str | Cell]:
     notes = ["conflict"] * run.has_conflict + ["deleted"] * (run.deleted_at is not None)
     notes += ["future time"] * run.has_future_time + ["totals disagree"] * run.totals_disagree
     notes += ["imported"] * run.imported
+    if run.reversed_count:
+        notes.append(f"{run.reversed_count:,} taken back")
     return [
         time_text(run.created_at),
         str(run.run_id),

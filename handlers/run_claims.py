@@ -12,7 +12,7 @@ from schema.events import ClaimOutcome
 from schema.fields import amount_text
 from schema.limits import REPLY_BYTES_MAX, RUN_CLAIMS_PAGE_MAX
 from schema.requests import ListRunClaims
-from schema.results import RunClaim, RunClaimOverride, RunClaimsPage
+from schema.results import RunClaim, RunClaimOverride, RunClaimReversal, RunClaimsPage
 from sql.connection import Connection
 
 from .cursors import decode_claim_cursor, encode_claim_cursor
@@ -68,8 +68,19 @@ def _claim(row: Record) -> RunClaim:
         amount=None if row["amount"] is None else amount_text(row["amount"]),
         currency=row["currency"],
         overrides=[_override(*each) for each in json.loads(row["overrides"])],
+        reversal=None if row["reversed_at"] is None else _reversal(row),
     )
 
 
 def _override(earlier_run_id: str, reason: str, approved_by: str, granted_at: str) -> RunClaimOverride:
     return RunClaimOverride(UUID(earlier_run_id), reason, approved_by, datetime.fromisoformat(granted_at))
+
+
+def _reversal(row: Record) -> RunClaimReversal:
+    return RunClaimReversal(
+        reversed_at=row["reversed_at"],
+        reason=row["reversal_reason"],
+        reversed_by=row["reversed_by"],
+        approved_by=row["reversal_approved_by"],
+        external_reversal_id=row["external_reversal_id"],
+    )

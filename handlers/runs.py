@@ -9,7 +9,7 @@ from asyncpg import Record
 import sql
 from schema.events import ClaimOutcome, RunStatus, RunTrigger
 from schema.fields import Artifact, Override, SkippedClaim
-from schema.limits import ERROR_DETAIL_STORED_CHARS_MAX, FUTURE_TOLERANCE_S, RUN_CLAIMS_PAGE_MAX
+from schema.limits import ERROR_DETAIL_STORED_CHARS_MAX, FUTURE_TOLERANCE_S, RUN_CLAIMS_PAGE_MAX, RUN_REVERSALS_MAX
 from schema.requests import FindRunsByClaimId, GetExportRunById
 from schema.results import (
     ClaimOverride,
@@ -17,6 +17,7 @@ from schema.results import (
     ExportRunOfClaim,
     ExportRunWithClaims,
     FoundRuns,
+    RunReversal,
     StoredRunError,
 )
 from sql.connection import Connection
@@ -39,6 +40,7 @@ async def get_export_run_by_id(connection: Connection, request: GetExportRunById
         raise run_not_found()
     if row["bytes"] > TEXT_BYTES_MAX or row["claim_count"] + row["skipped_count"] > RUN_CLAIMS_PAGE_MAX:
         return await _run_with_first_claims(connection, row)
+    reversals = await _reversals(connection, row)
     overrides = await connection.fetch(sql.query("list_overrides"), request.run_id, row["org_id"])
     skipped = zip(row["skipped_claim_ids"], row["skip_reasons"], strict=True)
     codes: dict[str, str] = dict(row["skip_codes"])
@@ -50,6 +52,7 @@ async def get_export_run_by_id(connection: Connection, request: GetExportRunById
         skipped_claims=[
             SkippedClaim(claim_id=claim_id, reason=reason, code=codes.get(claim_id)) for claim_id, reason in skipped
         ],
+        reversals=reversals,
     )
 
 
@@ -70,8 +73,18 @@ async def _run_with_first_claims(connection: Connection, row: Record) -> ExportR
             for each in page.claims
             if each.outcome is ClaimOutcome.SKIPPED
         ],
+        reversals=await _reversals(connection, row),
         claims_next_cursor=page.next_cursor,
     )
+
+
+async def _reversals(connection: Connection, run: Record) -> list[RunReversal]:
+    """The newest reversals of a run."""
+    if not run["reversed_count"]:
+        return []
+    arguments = run["run_id"], run["org_id"], RUN_REVERSALS_MAX
+    rows = await connection.fetch(sql.query("list_reversals_of_run"), *arguments)
+    return [RunReversal.model_construct(**row) for row in rows]
 
 
 async def find_runs_by_claim_id(connection: Connection, request: FindRunsByClaimId) -> FoundRuns:

@@ -87,10 +87,24 @@ class RunClaimOverride:
 
 
 @dataclass(slots=True)
+class RunClaimReversal:
+    """The export of a claim was taken back: when, why, by whom, and who approved it."""
+
+    __pydantic_config__ = WireModel.model_config
+
+    reversed_at: datetime
+    reason: str
+    reversed_by: str
+    approved_by: str
+    external_reversal_id: str | None
+
+
+@dataclass(slots=True)
 class RunClaim:
     """A claim of a run: what became of it, and what its exporter says of it.
 
     `outcome` is null for a claim that the run was granted although an earlier run exported it, and has not reported.
+    `reversal` is null unless the outcome is `reversed`.
     """
 
     __pydantic_config__ = WireModel.model_config
@@ -104,6 +118,7 @@ class RunClaim:
     amount: str | None
     currency: str | None
     overrides: list[RunClaimOverride]
+    reversal: RunClaimReversal | None
 
 
 class RunClaimsPage(WireModel):
@@ -113,16 +128,34 @@ class RunClaimsPage(WireModel):
     next_cursor: str | None
 
 
+class RunReversal(WireModel):
+    """Exports of a run that were taken back together: when, why, by whom, who approved it, and how many.
+
+    `event_id` is that of the entry in the log.
+    """
+
+    event_id: UUID
+    reversed_at: datetime
+    reason: str
+    reversed_by: str
+    approved_by: str
+    external_reversal_id: str | None
+    claim_count: int
+
+
 class ExportRunWithClaims(ExportRun):
     """One run with the claims it exported or attempted, the claims it skipped, and the overrides it was granted.
 
-    Each list is in the order of the claim ids. Of a run with very many claims these are the first, and
+    `reversals` are the newest 100 of its reversals, newest first. They are left out of the JSON where there are none.
+
+    Each other list is in the order of the claim ids. Of a run with very many claims these are the first, and
     `claims_next_cursor` leads to the others by `list-run-claims`; it is left out of the JSON where there are none.
     """
 
     claim_ids: list[str]
     skipped_claims: list[SkippedClaim]
     claim_overrides: list[ClaimOverride]
+    reversals: Annotated[list[RunReversal], Field(exclude_if=not_)] = Field(default_factory=list)
     claims_next_cursor: Annotated[str | None, Field(exclude_if=not_)] = None
 
 

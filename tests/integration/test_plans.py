@@ -313,7 +313,12 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "page of the claims of a run": (
         "list_run_claims",
         [run_id(5), "largest", "", None, 1_000, 1_000_000],
-        {RUNS, CLAIMS, CLAIMS_OF_RUN, OVERRIDES, DETAILS},
+        {RUNS, CLAIMS, CLAIMS_OF_RUN, OVERRIDES, DETAILS, REVERSED, REVERSALS},
+    ),
+    "newest reversals of a run": (
+        "list_reversals_of_run",
+        [run_id(1), "largest", 100],
+        {REVERSED_OF_RUN, REVERSALS_OF_RUN},
     ),
     "run": ("get_run_for_update", [run_id(5)], {RUNS}),
     "reused ids": ("find_reused_event_ids", [[run_id(1), run_id(2)], ["{}"] * 2, "run-created"], {LOG}),

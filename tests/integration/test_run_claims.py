@@ -41,7 +41,7 @@ async def grant(connection: Connection, claim_id: str) -> None:
 
 
 def claim(claim_id: str, outcome: ClaimOutcome | None, **others: Any) -> RunClaim:
-    unsaid = dict.fromkeys(("reason", "code", "voucher_id", "voucher_url", "amount", "currency"))
+    unsaid = dict.fromkeys(("reason", "code", "voucher_id", "voucher_url", "amount", "currency", "reversal"))
     return RunClaim(claim_id, outcome, **{**unsaid, "overrides": [], **others})
 
 

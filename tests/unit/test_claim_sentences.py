@@ -12,6 +12,7 @@ from schema.results import (
     EventReason,
     LeaseReason,
     OverrideReason,
+    ReversalReason,
     RuleReason,
     StandingReason,
     StandingRule,
@@ -43,6 +44,19 @@ def lease_reason(has_expired: bool) -> LeaseReason:
                 run_id=RUN, earlier_run_id=OTHER, reason="it was lost", approved_by="carol", granted_at=TIME
             ),
             f"carol allowed run {RUN} on 2026-01-31 09:30:00 to export it although run {OTHER} had: it was lost",
+        ),
+        (
+            ReversalReason(
+                event_id=EVENT,
+                run_id=RUN,
+                reversed_at=TIME,
+                reason="it was voided",
+                reversed_by="bob",
+                approved_by="carol",
+                external_reversal_id="void-88",
+            ),
+            f"bob took the export by run {RUN} back on 2026-01-31 09:30:00 under the number void-88, approved by "
+            "carol: it was voided",
         ),
     ],
 )

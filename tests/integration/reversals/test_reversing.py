@@ -1,17 +1,21 @@
 """An export is taken back: once, in one set of words, and for ever."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from handlers.claim_explanation import explain_claim
 from handlers.history import get_export_history
 from handlers.purge import plan_purge, purge_run, unpurge_run
-from handlers.runs import find_runs_by_claim_id
+from handlers.run_claims import list_run_claims
+from handlers.runs import find_runs_by_claim_id, get_export_run_by_id
 from handlers.verification import verify
 from schema.errors import ErrorCode
 from schema.events import ClaimOutcome
-from schema.requests import ExplainClaim, FindRunsByClaimId, GetExportHistory
+from schema.limits import REPLY_BYTES_MAX, RUN_CLAIMS_PAGE_MAX, RUN_REVERSALS_MAX
+from schema.replies import encode_ok_reply
+from schema.requests import ExplainClaim, FindRunsByClaimId, GetExportHistory, GetExportRunById, ListRunClaims
+from schema.results import ExportRunWithClaims, RunClaimReversal, RunReversal
 from sql.connection import Connection
 from tests.conftest import connected
 from tests.integration.requests import check, create, delete
@@ -25,7 +29,11 @@ from tests.integration.reservations.conftest import (
     reserve,
     stored_rows,
 )
-from tests.integration.reversals.conftest import outcomes, reverse
+from tests.integration.reversals.conftest import FACTS, outcomes, reverse
+
+
+async def get_run(connection: Connection, run_id: UUID) -> ExportRunWithClaims:
+    return await get_export_run_by_id(connection, GetExportRunById(run_id=run_id))
 
 
 async def test_a_claim_is_free_again_and_can_be_exported_again(connection: Connection) -> None:
@@ -153,6 +161,69 @@ async def test_runs_and_history_show_it(connection: Connection) -> None:
         .split('"runs":')[1]
         .split(str(run_id))[0]
     )
+
+
+async def test_the_claims_of_a_run_show_who_took_them_back(connection: Connection) -> None:
+    run_id, other = uuid4(), uuid4()
+    await finish(connection, run_id, "completed", "c-1", "c-2")
+    await finish(connection, other, "completed", "c-1", "c-2")
+    await reverse(connection, run_id, "c-2", externalReversalId="R-1")
+    await reverse(connection, other, reason="another one")
+    reversed_at = await connection.fetchval("SELECT reversed_at FROM export_reversals WHERE run_id = $1", run_id)
+    reversal = RunClaimReversal(reversed_at, FACTS["reason"], FACTS["reversedBy"], FACTS["approvedBy"], "R-1")
+    page = await list_run_claims(connection, ListRunClaims(run_id=run_id))
+    assert [(claim.claim_id, claim.reversal) for claim in page.claims] == [("c-1", None), ("c-2", reversal)]
+    page = await list_run_claims(connection, ListRunClaims(run_id=run_id, outcome=ClaimOutcome.REVERSED))
+    assert [(claim.claim_id, claim.reversal) for claim in page.claims] == [("c-2", reversal)]
+
+
+async def test_a_page_of_claims_with_long_reasons_of_reversals_fits_into_a_reply(connection: Connection) -> None:
+    run_id, count = uuid4(), 4_000
+    await finish(connection, run_id, "completed", *(f"c-{number:04}" for number in range(count)))
+    long = {"reversedBy": '"' * 199 + "a", "approvedBy": '"' * 200, "externalReversalId": '"' * 200}
+    await reverse(connection, run_id, reason='"' * 2_000, **long)
+    pages: list[int] = []
+    cursor = None
+    while not pages or cursor:
+        page = await list_run_claims(connection, ListRunClaims(run_id=run_id, limit=RUN_CLAIMS_PAGE_MAX, cursor=cursor))
+        assert len(encode_ok_reply(page)) <= REPLY_BYTES_MAX
+        pages.append(len(page.claims))
+        cursor = page.next_cursor
+    assert (len(pages), sum(pages)) == (3, count)
+
+
+async def test_a_run_shows_its_newest_reversals(connection: Connection) -> None:
+    run_id = uuid4()
+    claim_ids = [f"c-{number:03}" for number in range(RUN_REVERSALS_MAX + 2)]
+    await finish(connection, run_id, "completed", *claim_ids)
+    assert "reversals" not in (await get_run(connection, run_id)).model_dump_json(by_alias=True)
+    await reverse(connection, run_id, *claim_ids[:2], externalReversalId="R-1")
+    [reversal] = (await get_run(connection, run_id)).reversals
+    logged = await connection.fetchrow("SELECT * FROM export_run_events WHERE event_type = 'export-reversed'")
+    assert logged is not None
+    assert reversal == RunReversal(
+        event_id=logged["event_id"],
+        reversed_at=logged["occurred_at"],
+        reason=FACTS["reason"],
+        reversed_by=FACTS["reversedBy"],
+        approved_by=FACTS["approvedBy"],
+        external_reversal_id="R-1",
+        claim_count=2,
+    )
+    for claim_id in claim_ids[2:]:
+        await reverse(connection, run_id, claim_id, reason=claim_id)
+    run = await get_run(connection, run_id)
+    assert run.reversed_count == len(claim_ids)
+    assert [each.reason for each in run.reversals] == claim_ids[:1:-1]
+
+
+async def test_a_run_with_very_many_claims_shows_its_reversals(connection: Connection) -> None:
+    run_id = uuid4()
+    await finish(connection, run_id, "completed", *map(str, range(RUN_CLAIMS_PAGE_MAX + 1)))
+    await reverse(connection, run_id)
+    run = await get_run(connection, run_id)
+    assert run.claims_next_cursor is not None
+    assert [each.claim_count for each in run.reversals] == [RUN_CLAIMS_PAGE_MAX + 1]
 
 
 async def test_an_explanation_names_the_reversal(connection: Connection) -> None:
