@@ -159,6 +159,7 @@ def test_a_result_names_its_fields_that_are_always_there() -> None:
         "totalsDisagree",
         "imported",
         "reversedCount",
+        "reversals",
         "claimsNextCursor",
     }
     assert set(run["properties"]) - set(run["required"]) == optional
