@@ -140,9 +140,15 @@ def migrate(
         str | None,
         typer.Option(help="Apply this migration once more, when the last worker of the version before it has ended."),
     ] = None,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Print the SQL that makes the roles of the service, and change nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring the schema of the database up to date. Safe to repeat, and to run in several places at once."""
+    if roles:
+        out.print_text(sql.roles())
+        return
     settings = read_settings(DatabaseSettings)
     repeatable = [migration.name for migration in sql.migrations() if not migration.in_transaction]
     if repeat is not None and repeat not in repeatable:

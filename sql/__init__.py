@@ -1,6 +1,6 @@
-"""The SQL of the service: `migrations/` make the tables, `queries/` use them.
+"""The SQL of the service: `migrations/` make the tables, `queries/` use them, `roles.sql` says who may.
 
-This loader is the only reader of both. A query is found by the name of its file: `sql.query("get_run")` reads
+This loader is the only reader of all three. A query is found by the name of its file: `sql.query("get_run")` reads
 `queries/get_run.sql`.
 """
 
@@ -58,6 +58,11 @@ class Migration:
 def query(name: str) -> str:
     """The text of `queries/<name>.sql`. Raises FileNotFoundError."""
     return (_HERE / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def roles() -> str:
+    """The SQL that makes the roles of the service, for a superuser to run."""
+    return (_HERE / "roles.sql").read_text(encoding="utf-8")
 
 
 def query_names() -> list[str]:

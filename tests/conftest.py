@@ -42,6 +42,9 @@ DATABASE_CONNECTIONS_MAX = DEFAULT_PARTS.database_connections_max
 
 TEMPLATE = f"export_runs_test_template_{uuid4().hex[:8]}"
 
+ROLES = ("owner", "worker", "auditor", "operator")
+ROLE_PASSWORD = "a-role-of-a-test"
+
 TEST_PROCESSES = 3
 """The tests wait more than they compute, so two cores can serve three processes."""
 
@@ -77,6 +80,22 @@ def with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
+def as_role(url: str, role: str) -> str:
+    """The URL of the same database for another of ROLES."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"export_runs_{role}:{ROLE_PASSWORD}@{host}"))
+
+
+async def make_roles(url: str) -> None:
+    """Make the roles in a database, and give them a password."""
+    admin = await asyncpg.connect(url)
+    await admin.execute(sql.roles())
+    for role in ROLES:
+        await admin.execute(f"ALTER ROLE export_runs_{role} PASSWORD '{ROLE_PASSWORD}'")
+    await admin.close()
+
+
 @pytest.fixture(scope="session")
 def template_url(running_services: Services) -> Iterator[str]:
     """The server's URL. The server has a migrated database, from which the database of each test is cloned."""
@@ -85,7 +104,9 @@ def template_url(running_services: Services) -> Iterator[str]:
         admin = await asyncpg.connect(running_services.database_url)
         await admin.execute(f"CREATE DATABASE {TEMPLATE}")
         await admin.close()
-        await migrate(database_settings(with_database(running_services.database_url, TEMPLATE)), sql.migrations())
+        url = with_database(running_services.database_url, TEMPLATE)
+        await make_roles(url)
+        await migrate(database_settings(as_role(url, "owner")), sql.migrations())
 
     async def drop() -> None:
         admin = await asyncpg.connect(running_services.database_url)
@@ -198,8 +219,9 @@ def worker_settings(amqp_url: str, database_url: str, **others: Any) -> WorkerSe
 
 @pytest.fixture
 async def pool(settings: WorkerSettings) -> AsyncIterator[Pool]:
-    """The worker's pool."""
-    async with open_pool(settings, DATABASE_CONNECTIONS_MAX) as pool:
+    """The worker's pool, with no more permissions than a worker needs."""
+    url = as_role(settings.database_url.get_secret_value(), "worker")
+    async with open_pool(database_settings(url), DATABASE_CONNECTIONS_MAX) as pool:
         yield pool
 
 

@@ -181,6 +181,7 @@ QUERIES = {
     "list_log_organisations": ("text, int4", "org_id text, position int8, received_at timestamptz"),
     "count_log": ("text", "entry_count int8"),
     "get_schema": ("", "current_schema text"),
+    "list_changes_of_grants": ("", "statement text"),
     "list_tables": ("text, text[]", "name text"),
     "make_temporary_table": ("text, text", "format text"),
     "lock_tables": ("text, text[], text", "format text"),

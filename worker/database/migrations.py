@@ -74,6 +74,7 @@ async def migrate(
     DatabaseRefused (see `pending`) and where a pooler stands before PostgreSQL, and MigrationHeldUp when others were in
     the way for `limits.wait_max_s`.
 
+    The roles of the service, where there are some, may do with the tables afterwards what they should; see `grant`.
     Where the worker's sessions come from a pooler, its settings are made the defaults of this role in this database.
     """
     parameters = {
@@ -94,9 +95,20 @@ async def migrate(
             if migration.name == repeat and migration not in missing:
                 say(f"repeating {migration}")
                 await _Application(migration, connection, observing, say, limits).repeat()
+        await grant(connection)
         if settings.transaction_pooling:
             await _set_for_role(connection, session_settings(settings), say)
     return missing
+
+
+async def grant(connection: Connection) -> None:
+    """Let the roles of the service do what they should with the tables of this role, and nothing else.
+
+    The workers of the version before go on while a table is made, and a trigger may write to it at once: so this
+    follows each step, not only the last.
+    """
+    for row in await connection.fetch(sql.query("list_changes_of_grants")):
+        await connection.execute(row["statement"])
 
 
 async def _set_for_role(connection: Connection, parameters: Mapping[str, str], say: Say) -> None:
@@ -162,6 +174,7 @@ class _Application:
         async with transaction(self._connection):
             for statement in self._migration.statements:
                 await self._connection.execute(statement)
+            await grant(self._connection)
             await self._record()
 
     async def _apply_alone(self, statement: str) -> None:
@@ -184,6 +197,7 @@ class _Application:
             raise
         if concurrent:
             await self._set_lock_timeout(self._limits.lock_timeout_s)
+        await grant(self._connection)
 
     async def _drop_if_invalid(self, index: str) -> None:
         statement = await self._connection.fetchval(sql.query("drop_invalid_index"), index.lower())
