@@ -106,7 +106,7 @@ def template_url(running_services: Services) -> Iterator[str]:
         await admin.close()
         url = with_database(running_services.database_url, TEMPLATE)
         await make_roles(url)
-        await migrate(database_settings(as_role(url, "owner")), sql.migrations())
+        await migrate(database_settings(url), sql.migrations())
 
     async def drop() -> None:
         admin = await asyncpg.connect(running_services.database_url)

@@ -1,0 +1,246 @@
+"""Users with the printed permissions, on a real broker: each may do its own, and nothing else."""
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aiormq.exceptions import ChannelAccessRefused
+
+from cli.permissions import ROLES
+from local.services import LocalRabbitMQ
+from schema.operations import OPERATIONS
+from tests.conftest import running_worker, worker_settings
+from tests.forked import forked_export_runs
+from tests.resilience.observing import rabbitmqctl
+from tests.wire import WAIT_S, Wire, run_created, run_finished
+from worker.broker.topology import declare
+from worker.database.pool import Pool
+from worker.settings import WorkerSettings
+
+PASSWORD: Final = "of-a-test"
+SCRATCH: Final = "export-runs.scratch"
+"""A queue that is there for these tests only."""
+
+EVENTS, RPC = "export-runs.events", "export-runs.rpc"
+DEAD = "export-runs.run-created.dead"
+
+Act = Callable[[AbstractChannel], Awaitable[Any]]
+
+
+def publishing(exchange: str, routing_key: str) -> Act:
+    async def act(channel: AbstractChannel) -> None:
+        target = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
+        await target.publish(aio_pika.Message(b"{}", expiration=0.001), routing_key, mandatory=False, timeout=WAIT_S)
+
+    return act
+
+
+def reading(queue: str) -> Act:
+    async def act(channel: AbstractChannel) -> None:
+        message = await (await channel.get_queue(queue, ensure=False)).get(fail=False, timeout=WAIT_S)
+        if message is not None:
+            await message.nack(requeue=True)
+
+    return act
+
+
+async def ignore(reply: AbstractIncomingMessage) -> None:
+    """Nobody answers these requests."""
+
+
+async def consume_replies(channel: AbstractChannel) -> None:
+    replies = await channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
+    await replies.consume(ignore, no_ack=True)
+
+
+async def purge(channel: AbstractChannel) -> None:
+    await (await channel.get_queue(SCRATCH, ensure=False)).purge(timeout=WAIT_S)
+
+
+async def bind(channel: AbstractChannel) -> None:
+    await (await channel.get_queue(SCRATCH, ensure=False)).bind(EVENTS, "scratch", timeout=WAIT_S)
+
+
+def declaring(name: str | None, **options: Any) -> Act:
+    return lambda channel: channel.declare_queue(name, timeout=WAIT_S, **options)
+
+
+ACTS: Final[dict[str, Act]] = {
+    "publish an event": publishing(EVENTS, "run-created"),
+    "publish an event of an unknown type": publishing(EVENTS, "run-deleted"),
+    **{f"ask {operation.name}": publishing(RPC, operation.name) for operation in OPERATIONS},
+    "ask something unknown": publishing(RPC, "drop-everything"),
+    "write to the dead letters": publishing("export-runs.dead-letter", "run-created"),
+    "write to the unroutable ones": publishing("export-runs.unroutable", "x"),
+    "write an alert": publishing("export-runs.alerts", "x"),
+    "write into any queue, as a reply is": publishing("", SCRATCH),
+    "write to another exchange": publishing("amq.topic", "x"),
+    "take an event": reading("export-runs.run-created"),
+    "take a request": reading("export-runs.rpc.check-claims"),
+    "take a dead letter": reading(DEAD),
+    "take an alert": reading("export-runs.alerts"),
+    "take a parked event": reading("export-runs.run-created.parked"),
+    "take from a queue of others": reading("others"),
+    "hear direct replies": consume_replies,
+    "empty a queue": purge,
+    "bind a queue": bind,
+    "make a queue": declaring("export-runs.another"),
+    "make a queue of others": declaring("another"),
+    "make a queue that RabbitMQ names": declaring(None, exclusive=True),
+    "make an exchange": lambda channel: channel.declare_exchange("export-runs.another", timeout=WAIT_S),
+    "delete a queue": lambda channel: channel.queue_delete("export-runs.another", timeout=WAIT_S),
+    "delete an exchange": lambda channel: channel.exchange_delete("export-runs.another", timeout=WAIT_S),
+    "see how long a queue is": declaring(DEAD, passive=True),
+}
+
+EVERYBODY: Final = {"hear direct replies", "see how long a queue is"}
+CHECKING: Final = {"ask check-claims", "ask reserve-claims", "ask release-claims"}
+SERVING: Final = {
+    "take an event",
+    "take a request",
+    "write to the dead letters",
+    "write an alert",
+    "write into any queue, as a reply is",
+}
+ALLOWED: Final = {
+    "exporter": CHECKING
+    | {"publish an event", "ask create-export-run", "ask update-export-run-status", "ask get-export-run-by-id"},
+    "guard": CHECKING | {"ask check-period", "ask find-runs-by-claim-id"},
+    "panel": {
+        "ask get-export-history",
+        "ask get-export-run-by-id",
+        "ask list-run-claims",
+        "ask find-runs-by-claim-id",
+        "ask check-claims",
+        "ask explain-claim",
+        "ask check-period",
+        "ask get-last-export",
+        "ask list-double-exports",
+    },
+    "operator": {
+        *(f"ask {operation.name}" for operation in OPERATIONS),
+        "publish an event",
+        "take a dead letter",
+        "take an alert",
+    },
+    "worker": set(ACTS)
+    - {
+        "write to another exchange",
+        "take from a queue of others",
+        "make a queue of others",
+        "make a queue that RabbitMQ names",
+    },
+    "restricted-worker": SERVING,
+    "monitor": {"ask check-claims"},
+}
+
+
+def url_of(server: LocalRabbitMQ, role: str) -> str:
+    return f"amqp://test-{role}:{PASSWORD}@127.0.0.1:{server.port}/"
+
+
+def password_hash() -> str:
+    """As RabbitMQ keeps it: a salt of 4 bytes, and the digest of the salt and the password."""
+    salt = b"salt"
+    return base64.b64encode(salt + hashlib.sha256(salt + PASSWORD.encode()).digest()).decode()
+
+
+@pytest.fixture(scope="module")
+def users(broker_server: LocalRabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRabbitMQ]:
+    """A broker that has imported what the command prints, for one user of each role."""
+
+    async def make() -> None:
+        options = [option for role in ROLES for option in ("--user", f"{role}=test-{role}")]
+        nowhere = worker_settings("amqp://127.0.0.1:1/", "postgresql://127.0.0.1:1/")
+        printed = await forked_export_runs("permissions", "rabbitmq", *options, settings=nowhere)
+        assert printed.code == 0
+        assert "lose their passwords" in printed.err
+        definitions = json.loads(printed.out)
+        for user in definitions["users"]:
+            assert user["password_hash"] == ""
+            user["password_hash"] = password_hash()
+        file = tmp_path_factory.mktemp("permissions") / "definitions.json"
+        file.write_text(json.dumps(definitions))
+        await rabbitmqctl(broker_server, "import_definitions", str(file))
+        # What is printed for users that are there changes no password.
+        again = await forked_export_runs("permissions", "rabbitmq", *options, "--existing-users", settings=nowhere)
+        assert set(json.loads(again.out)) == {"permissions", "topic_permissions"}
+        file.write_text(again.out)
+        await rabbitmqctl(broker_server, "import_definitions", str(file))
+        async with Wire.connect(broker_server.url) as wire:
+            await declare(wire.channel)
+            for queue in (SCRATCH, "others"):
+                await wire.channel.declare_queue(queue, durable=True)
+
+    async def remove() -> None:
+        async with Wire.connect(broker_server.url) as wire:
+            for queue in (SCRATCH, "others", "export-runs.another", "another"):
+                await wire.channel.queue_delete(queue)
+
+    asyncio.run(make())
+    yield broker_server
+    asyncio.run(remove())
+
+
+async def is_allowed(connection: AbstractConnection, act: Act) -> bool:
+    """Whether RabbitMQ lets this user do it. It closes the channel of one who may not."""
+    channel = await connection.channel(on_return_raises=False)
+    try:
+        await asyncio.wait_for(act(channel), WAIT_S)
+        await channel.close()
+    except ChannelAccessRefused:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_user_may_do_its_own_and_nothing_else(users: LocalRabbitMQ, role: str) -> None:
+    async with await aio_pika.connect(url_of(users, role), timeout=WAIT_S) as connection:
+        allowed = {name for name, act in ACTS.items() if await is_allowed(connection, act)}
+    assert allowed == ALLOWED[role] | EVERYBODY
+
+
+@pytest.fixture
+async def wires(users: LocalRabbitMQ) -> AsyncIterator[dict[str, Wire]]:
+    """A client for each role."""
+    async with AsyncExitStack() as stack:
+        yield {role: await stack.enter_async_context(Wire.connect(url_of(users, role))) for role in ROLES}
+
+
+async def test_the_service_works_with_these_users(
+    users: LocalRabbitMQ, wires: dict[str, Wire], pool: Pool, database_url: str
+) -> None:
+    def settings_of(role: str) -> WorkerSettings:
+        return worker_settings(url_of(users, role), database_url)
+
+    async with Wire.connect(users.url) as admin:
+        await (await admin.channel.get_queue(DEAD)).purge()
+    async with running_worker(settings_of("worker"), pool):
+        exporter, guard, panel = wires["exporter"], wires["guard"], wires["panel"]
+        event = run_finished(claimIds=["taxi-1"])
+        reserved = {"orgId": event["orgId"], "runId": event["runId"], "claimIds": event["claimIds"]}
+        assert (await exporter.result("reserve-claims", **reserved))["granted"] == ["taxi-1"]
+        await exporter.publish("run-created", run_created(runId=event["runId"], orgId=event["orgId"]))
+        await exporter.publish("run-finished", event)
+        await panel.until_run(event["runId"], status="completed", triggeredBy="alice")
+        [exported] = (await guard.check(event["orgId"], "taxi-1"))["exported"]
+        assert exported["runs"][0]["runId"] == event["runId"]
+        await exporter.publish("run-created", {"not": "an event"})
+        await wires["operator"].until_count(DEAD, 1)
+        for role, code, command in (
+            ("operator", 0, ["dead-letters", "list"]),
+            ("operator", 0, ["dead-letters", "replay"]),
+            ("operator", 0, ["history", event["orgId"]]),
+            ("monitor", 0, ["status"]),
+            ("monitor", 4, ["claims", "check", event["orgId"], "taxi-1"]),
+        ):
+            done = await forked_export_runs(*command, settings=settings_of(role))
+            assert done.code == code, (command, done)
+        await wires["operator"].take_from(DEAD)
