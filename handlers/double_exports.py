@@ -1,8 +1,8 @@
 """Double exports: claims that several runs have exported, or that one run named twice.
 
 There is one record per claim. It follows from the exports, the overrides and the reversals, and from nothing else: two
-runs make a claim a double export when both have exported it, no override names the two, and no reversal separates them
-(docs/decisions/reversals.md). The record is written by whoever makes
+runs make a claim a double export when both have exported it, no override names the two, and neither was granted it
+after the export by the other had been taken back (docs/decisions/reversals.md). The record is written by whoever makes
 the claim one, in the same transaction, with one alert for the run that did it. Its runs are not written down: they are
 looked up when somebody asks.
 """
@@ -46,7 +46,6 @@ from .query_arguments import (
     NewAlert,
     RepeatedClaim,
     Resolution,
-    RunEnd,
     RunExports,
     RunKey,
     column_arrays,
@@ -79,32 +78,15 @@ class FoundDoubleExports:
 
         The caller holds the locks of the claims. No run and no claim of an organisation may be there twice.
         """
-        if exports:
-            ends = {RunKey(run.run_id, run.org_id): run.finished_at for run in exports}
-            await self._add(
-                connection, await connection.fetch(sql.query("find_double_exports"), *column_arrays(exports)), ends
-            )
-
-    async def look_again(self, connection: Connection, ended: Sequence[RunEnd]) -> None:
-        """Find what runs make double exports because they ended earlier than was known, after that was written.
-
-        The caller holds the locks of the runs, and of the claims that the events name that say so.
-        """
-        ends = {RunKey(run.run_id, run.org_id): run.finished_at for run in ended}
-        await self._add(
-            connection, await connection.fetch(sql.query("find_exports_joined_by_date"), *column_arrays(ended)), ends
-        )
-
-    async def _add(self, connection: Connection, rows: Sequence[Record], ends: Mapping[RunKey, datetime]) -> None:
+        if not exports:
+            return
         searches: list[EarlierRunsSearch] = []
-        for row in rows:
+        for row in await connection.fetch(sql.query("find_double_exports"), *column_arrays(exports)):
             claim_ids = row["claim_ids"].split(SEPARATOR)
             run_key = RunKey(row["run_id"], row["org_id"])
             self._by_run[run_key].claim_ids.update(claim_ids)
             named = sorted(claim_ids)[:ALERT_CLAIMS_MAX]
-            searches.append(
-                EarlierRunsSearch(*run_key, joined(named), EARLIER_RUNS_READ_MAX // len(named), ends[run_key])
-            )
+            searches.append(EarlierRunsSearch(*run_key, joined(named), EARLIER_RUNS_READ_MAX // len(named)))
         if searches:
             arguments = *column_arrays(searches), ALERT_EARLIER_RUNS_MAX
             for row in await connection.fetch(sql.query("find_earlier_runs"), *arguments):

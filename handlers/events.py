@@ -37,7 +37,6 @@ from .query_arguments import (
     CreatedRow,
     FinishedRow,
     Origin,
-    RunEnd,
     RunExports,
     RunKey,
     column_arrays,
@@ -107,7 +106,7 @@ async def merge_logged_finished(
         await double_exports.look_for(
             connection,
             [
-                RunExports(event.run_id, event.org_id, joined(exported), event.occurred_at)
+                RunExports(event.run_id, event.org_id, joined(exported))
                 for event in part
                 if (exported := exports[event.event_id])
             ],
@@ -132,13 +131,6 @@ async def merge_logged_finished(
         conflicting = [row["run_id"] for row in merged if row["has_conflict"] or row["has_former_digest"]]
         if conflicting:
             await connection.execute(sql.query("recount_claims"), conflicting)
-        ends = {event.run_id: event.occurred_at for event in part}
-        if earlier := [
-            RunEnd(row["run_id"], row["org_id"], row["first_finished_at"])
-            for row in merged
-            if row["had_claims"] and row["first_finished_at"] == ends[row["run_id"]]
-        ]:
-            await double_exports.look_again(connection, earlier)
         holders |= {RunKey(row["run_id"], row["org_id"]) for row in merged if row["had_leases"]}
     await double_exports.record(connection, new, joined_at)
     if holders:

@@ -12,7 +12,7 @@ from pydantic import Field
 import sql
 from schema.decoding import InvalidBody, decode
 from schema.events import SCHEMA_VERSION, CreatedFacts, FinishedFacts, RunCreated, RunFinished
-from schema.fields import ClaimId, Name, Override, Prose, Time, WireModel
+from schema.fields import ClaimId, Name, Override, Prose, WireModel
 from schema.requests import CreateExportRun, DeleteExportRun, UpdateExportRunStatus
 from sql.connection import Connection
 
@@ -201,7 +201,6 @@ class _AfterReversal(WireModel):
 class _ExportReversed(WireModel):
     claim_ids: list[ClaimId]
     of_whole_run: bool
-    separates_after: Time
     reason: Prose
     reversed_by: Name
     approved_by: Name
@@ -345,7 +344,6 @@ class Replay:
             run_id=entry["run_id"],
             of_whole_run=body.of_whole_run,
             reversed_at=entry["occurred_at"],
-            separates_after=body.separates_after,
             reason=body.reason,
             reversed_by=body.reversed_by,
             approved_by=body.approved_by,

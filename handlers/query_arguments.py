@@ -122,20 +122,11 @@ class ClaimGroup(NamedTuple):
 
 
 class RunExports(NamedTuple):
-    """Claims that a run exports, joined to one text, and when it ended."""
+    """Claims that a run exports, joined to one text."""
 
     run_id: UUID
     org_id: str
     claim_ids: str
-    finished_at: datetime
-
-
-class RunEnd(NamedTuple):
-    """When a run ended."""
-
-    run_id: UUID
-    org_id: str
-    finished_at: datetime
 
 
 class OrganisationClaims(NamedTuple):
@@ -183,15 +174,12 @@ class RepeatedClaim(NamedTuple):
 
 
 class EarlierRunsSearch(NamedTuple):
-    """A run, claims that it makes double exports, joined to one text, how many runs of a claim to look at, and when the
-    run ended.
-    """
+    """A run, claims that it makes double exports, joined to one text, and how many runs of a claim to look at."""
 
     run_id: UUID
     org_id: str
     claim_ids: str
     runs_max: int
-    finished_at: datetime
 
 
 class NewAlert(NamedTuple):
@@ -285,17 +273,13 @@ class ReversedClaim(NamedTuple):
 
 
 class Reversal(NamedTuple):
-    """Exports of a run that were taken back. `event_id` is that of the entry in the log.
-
-    An export by another run that ended after `separates_after` came after the reversal.
-    """
+    """Exports of a run that were taken back. `event_id` is that of the entry in the log."""
 
     org_id: str
     event_id: UUID
     run_id: UUID
     of_whole_run: bool
     reversed_at: datetime
-    separates_after: datetime
     reason: str
     reversed_by: str
     approved_by: str

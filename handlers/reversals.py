@@ -1,20 +1,18 @@
 """Exports that are taken back: the accounting system refused them, or somebody voided the voucher.
 
 A reversal reopens a claim, so it is a decision of two persons, recorded for ever: nothing undoes it. The claim is still
-exported if another run has exported it. docs/decisions/reversals.md says which exports by other runs a reversal
-separates from the one that it takes back.
+exported if another run has exported it. docs/decisions/reversals.md says which exports after it are no double exports.
 """
 
 import json
 import math
 from collections.abc import Sequence
-from datetime import timedelta
 
 from asyncpg import Record
 
 import sql
 from schema.claim_ids import by_spelling
-from schema.limits import CLOCK_SKEW_S, REPLY_BYTES_MAX
+from schema.limits import REPLY_BYTES_MAX
 from schema.operations import REVERSE_EXPORT
 from schema.requests import ReverseExport
 from schema.results import ReversedExport
@@ -87,18 +85,12 @@ def _says_the_same(row: Record, request: ReverseExport) -> bool:
 
 
 async def _reverse(connection: Connection, request: ReverseExport, claim_ids: list[str]) -> None:
-    times = await connection.fetchrow(sql.query("get_latest_end_of_exports"), request.run_id, request.org_id, claim_ids)
-    assert times is not None
-    now = times["now"]
-    # An export that is known now was before the reversal, even if the clock of its exporter is far ahead.
-    latest = max(now, times["latest_end"] or now)
-    separates_after = latest + timedelta(seconds=CLOCK_SKEW_S)
+    now = await connection.fetchval(sql.query("get_time"))
     payload = {
         "orgId": request.org_id,
         "runId": str(request.run_id),
         "claimIds": claim_ids,
         "ofWholeRun": request.claim_ids is None,
-        "separatesAfter": separates_after.isoformat(),
         "reason": request.reason,
         "reversedBy": request.reversed_by,
         "approvedBy": request.approved_by,
@@ -113,7 +105,6 @@ async def _reverse(connection: Connection, request: ReverseExport, claim_ids: li
         run_id=request.run_id,
         of_whole_run=request.claim_ids is None,
         reversed_at=now,
-        separates_after=separates_after,
         reason=request.reason,
         reversed_by=request.reversed_by,
         approved_by=request.approved_by,

@@ -54,10 +54,6 @@ LEASE_TTL_S_DEFAULT: Final = 900
 REVERSE_CLAIMS_MAX: Final = 10_000
 """`claimIds` of one `reverse-export`. Without `claimIds` it takes back all that the run exported."""
 
-CLOCK_SKEW_S: Final = 300
-"""So far the clocks of exporters and of the database may differ. An export that ended no later than that after a
-reversal may have been before it."""
-
 DOUBLE_EXPORTS_PAGE_MAX: Final = 200
 DOUBLE_EXPORTS_PAGE_DEFAULT: Final = 20
 

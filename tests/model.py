@@ -1,7 +1,6 @@
 """The rules of docs/MERGE_RULES.md a second time, in simple Python: the state that a set of events leads to."""
 
 from collections.abc import Collection
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -119,24 +118,13 @@ def _totals_disagree(event: RunFinished) -> bool:
 
 def double_exports_of(
     ends: Collection[RunFinished],
-    overrides: Collection[tuple[UUID, str, UUID]] = (),
-    reversals: Collection[tuple[UUID, str, datetime]] = (),
+    allowed: Collection[tuple[UUID, str, UUID]] = (),
 ) -> dict[str, set[UUID]]:
     """The double exports that the ends of an organisation's runs make: each claim, and its runs.
 
-    `overrides` are (run, claim, earlier run), also where the earlier run's export had been taken back. `reversals` are
-    (run, claim, the time after which an export by another run came later).
+    `allowed` are (run, claim, earlier run): the run may repeat that export, by an override, or because it was granted
+    the claim after the export had been taken back.
     """
-    first_ends: dict[UUID, datetime] = {}
-    for event in ends:
-        first_ends[event.run_id] = min(event.occurred_at, first_ends.get(event.run_id, event.occurred_at))
-    later = {
-        (run_id, claim_id, reversed_run_id)
-        for reversed_run_id, claim_id, separates_after in reversals
-        for run_id, ended_at in first_ends.items()
-        if ended_at > separates_after
-    }
-    allowed = later | set(overrides)
     exporters: dict[str, set[UUID]] = {}
     repeaters: dict[str, set[UUID]] = {}
     for event in ends:
@@ -150,7 +138,7 @@ def double_exports_of(
             run_id
             for run_id in run_ids
             for other in run_ids - {run_id}
-            if not {(run_id, claim_id, other), (other, claim_id, run_id)} & allowed
+            if not {(run_id, claim_id, other), (other, claim_id, run_id)}.intersection(allowed)
         }
         for claim_id, run_ids in exporters.items()
     }

@@ -1,14 +1,14 @@
--- For runs that are about to export claims: which of the claims another run has exported too, where no override names
--- the two runs and no reversal separates them. Claims that the run itself has exported before are left out, so what is
+-- For runs that are about to export claims: which of the claims another run has exported too, where neither of the two
+-- was allowed to repeat the export by the other. Claims that the run itself has exported before are left out, so what is
 -- told again is not found again.
 -- The locks on the claims make sure that of two runs which finish at the same time one sees the other. Each row of the
 -- batch brings its claims in one text, and each row that is returned, too, separated by U+001F.
 -- Nearly always no run has exported any of the claims. One scan of the index through all claims of a run tells that, at
 -- a tenth of the price of one probe per claim. CASE, because it alone says what is evaluated first. Where there are
 -- double exports, the first other run is enough, however many have exported the claim. Only where an export was taken
--- back it is asked whether that separates the two.
+-- back anybody was granted the claim after that.
 SELECT mine.run_id, mine.org_id, found.claim_ids
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS mine (run_id, org_id, claim_ids, finished_at)
+FROM unnest($1::uuid[], $2::text[], $3::text[]) AS mine (run_id, org_id, claim_ids)
 CROSS JOIN LATERAL (
     SELECT CASE WHEN EXISTS (
         SELECT FROM export_run_claims AS other
@@ -18,32 +18,24 @@ CROSS JOIN LATERAL (
     ) THEN (
         SELECT string_agg(claim.claim_id, U&'\001F')
         FROM (
-            SELECT
-                EXISTS (
-                    SELECT FROM export_reversals AS reversal
-                    WHERE reversal.run_id = mine.run_id AND reversal.org_id = mine.org_id
-                ) AS is_reversed,
-                least(mine.finished_at, (
-                    SELECT coalesce(run.early_finished_at, run.finished_at) FROM export_runs AS run
-                    WHERE run.run_id = mine.run_id
-                )) AS finished_at
+            SELECT EXISTS (
+                SELECT FROM export_reversals AS reversal
+                WHERE reversal.run_id = mine.run_id AND reversal.org_id = mine.org_id
+            ) AS is_reversed
             OFFSET 0
-        ) AS own_end
+        ) AS own_run
         CROSS JOIN unnest(string_to_array(mine.claim_ids, U&'\001F')) AS claim (claim_id)
         WHERE EXISTS (
             SELECT FROM export_run_claims AS other
             WHERE other.claim_id = claim.claim_id AND other.org_id = mine.org_id
                 AND other.run_id <> mine.run_id AND other.outcome >= 'exported'
                 AND NOT EXISTS (
-                    SELECT FROM claim_overrides AS override
-                    WHERE override.run_id IN (mine.run_id, other.run_id)
-                        AND override.claim_id = claim.claim_id AND override.org_id = mine.org_id
-                        AND override.earlier_run_id IN (mine.run_id, other.run_id)
+                    SELECT FROM allowed_repeats(
+                        mine.org_id, claim.claim_id, mine.run_id, other.run_id,
+                        own_run.is_reversed OR other.outcome = 'reversed'
+                    )
                     OFFSET 0
                 )
-                AND CASE WHEN own_end.is_reversed OR other.outcome = 'reversed' THEN NOT reversal_separates(
-                    mine.org_id, claim.claim_id, mine.run_id, own_end.finished_at, other.run_id
-                ) ELSE true END
             OFFSET 0
         ) AND NOT EXISTS (
             SELECT FROM export_run_claims AS own

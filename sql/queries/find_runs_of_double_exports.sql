@@ -1,8 +1,8 @@
 -- The runs that make claims double exports: those that named the claim twice, and those that exported it as another run
--- did, where no override names the two and no reversal separates them. For each claim their number and the first of
--- them, the earliest to finish first, and since when reversals have left at most one export of it.
--- Nearly every claim has neither overrides nor reversals, and then its runs are all that exported it, if there are
--- several.
+-- did, where neither of the two was allowed to repeat the export by the other. For each claim their number and the
+-- first of them, the earliest to finish first, and since when reversals have left at most one export of it.
+-- Nearly every claim has neither overrides nor grants after a reversal, and then its runs are all that exported it, if
+-- there are several.
 -- The claims come in one text, separated by U+001F. Of a claim no more than $3 runs are looked at, and
 -- no more than $4 are named; all where these are null.
 -- $1 org_id, $2 claim_ids, $3 counted_max, $4 shown_max
@@ -19,12 +19,11 @@ CROSS JOIN LATERAL (
             SELECT FROM claim_overrides AS override
             WHERE override.claim_id = claim.claim_id AND override.org_id = $1
             OFFSET 0
-        ) AS has_overrides,
-        EXISTS (
-            SELECT FROM claim_reversals AS reversal
-            WHERE reversal.org_id = $1 AND reversal.claim_id = claim.claim_id
+        ) OR EXISTS (
+            SELECT FROM reversal_grants AS granted
+            WHERE granted.org_id = $1 AND granted.claim_id = claim.claim_id
             OFFSET 0
-        ) AS has_reversals,
+        ) AS has_allowed_repeats,
         1 < (
             SELECT count(*)
             FROM (
@@ -62,21 +61,14 @@ CROSS JOIN LATERAL (
         FROM export_run_claims AS mine
         JOIN export_runs AS run USING (run_id)
         WHERE mine.claim_id = claim.claim_id AND mine.org_id = $1 AND mine.outcome >= 'exported'
-            AND (mine.run_id = ANY (claim_state.repeaters) OR CASE
-                WHEN claim_state.has_overrides OR claim_state.has_reversals THEN EXISTS (
+            AND (mine.run_id = ANY (claim_state.repeaters) OR CASE WHEN claim_state.has_allowed_repeats THEN EXISTS (
                 SELECT FROM export_run_claims AS other
                 WHERE other.claim_id = mine.claim_id AND other.org_id = mine.org_id
                     AND other.run_id <> mine.run_id AND other.outcome >= 'exported'
                     AND NOT EXISTS (
-                        SELECT FROM claim_overrides AS override
-                        WHERE override.run_id IN (mine.run_id, other.run_id)
-                            AND override.claim_id = mine.claim_id AND override.org_id = mine.org_id
-                            AND override.earlier_run_id IN (mine.run_id, other.run_id)
+                        SELECT FROM allowed_repeats($1, claim.claim_id, mine.run_id, other.run_id, true)
                         OFFSET 0
                     )
-                    AND CASE WHEN claim_state.has_reversals THEN NOT reversal_separates(
-                        $1, claim.claim_id, mine.run_id, coalesce(run.early_finished_at, run.finished_at), other.run_id
-                    ) ELSE true END
                 OFFSET 0
             ) ELSE claim_state.has_several_runs END)
         LIMIT $3::bigint

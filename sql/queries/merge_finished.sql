@@ -31,12 +31,9 @@ ON CONFLICT (run_id) DO UPDATE SET
     END,
     (
         status, finished_at, finished_event_id, finished_digest, error_code, error_detail, artifact_key,
-        artifact_sha256, artifact_size_bytes, external_ack_id, claim_count, skipped_count, totals, totals_disagree,
-        early_finished_at
+        artifact_sha256, artifact_size_bytes, external_ack_id, claim_count, skipped_count, totals, totals_disagree
     ) = (
-        SELECT
-            facts.*,
-            nullif(least(run.early_finished_at, run.finished_at, excluded.finished_at), facts.finished_at)
+        SELECT facts.*
         FROM (VALUES
             (
                 run.status, run.finished_at, run.finished_event_id, run.finished_digest, run.error_code,
@@ -60,7 +57,6 @@ ON CONFLICT (run_id) DO UPDATE SET
 WHERE run.org_id = excluded.org_id AND run.purged_at IS NULL
 RETURNING
     run_id, org_id, has_conflict, finished_digest = '' AS has_former_digest,
-    coalesce(early_finished_at, finished_at) AS first_finished_at,
     EXISTS (SELECT FROM export_run_claims AS claim WHERE claim.run_id = run.run_id OFFSET 0) AS had_claims,
     EXISTS (
         SELECT FROM claim_leases AS lease WHERE lease.run_id = run.run_id AND lease.org_id = run.org_id OFFSET 0

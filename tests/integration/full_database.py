@@ -70,9 +70,9 @@ SELECT claim_id, org_id, run_id, finished_event_id, 12.5, 'EUR', 'LATE'
 FROM export_run_claims JOIN export_runs USING (run_id, org_id) WHERE claim_id LIKE '%7';
 
 INSERT INTO export_reversals (
-    org_id, event_id, run_id, of_whole_run, reversed_at, separates_after, reason, reversed_by, approved_by
+    org_id, event_id, run_id, of_whole_run, reversed_at, reason, reversed_by, approved_by
 )
-SELECT org_id, run_id, run_id, true, now(), now(), 'a test', 'bob', 'carol' FROM export_runs;
+SELECT org_id, run_id, run_id, true, now(), 'a test', 'bob', 'carol' FROM export_runs;
 INSERT INTO claim_reversals (claim_id, org_id, run_id, event_id)
 SELECT claim_id, org_id, run_id, run_id FROM claim_leases;
 INSERT INTO reversal_grants (claim_id, org_id, run_id, reversed_run_id, granted_at)

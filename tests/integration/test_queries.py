@@ -19,7 +19,7 @@ RUN = (
     "error_detail text, artifact_key text, artifact_sha256 text, artifact_size_bytes int8, "
     "external_ack_id text, claim_count int4, skipped_count int4, deleted_at timestamptz, deleted_by text, "
     "deleted_reason text, has_conflict bool, purged_at timestamptz, trigger text, scope text, "
-    "totals jsonb, totals_disagree bool, imported bool, reversed_count int4, early_finished_at timestamptz"
+    "totals jsonb, totals_disagree bool, imported bool, reversed_count int4"
 )
 
 DOUBLE_EXPORT = (
@@ -69,7 +69,13 @@ QUERIES = {
     "list_run_claims": (
         "uuid, text, text, text, int8, int8",
         "claim_id text, outcome text, skip_reason text, voucher_id text, voucher_url text, amount numeric, "
-        "currency text, skip_code text, overrides text, available int8",
+        "currency text, skip_code text, overrides text, reversed_at timestamptz, reversal_reason text, "
+        "reversed_by text, reversal_approved_by text, external_reversal_id text, available int8",
+    ),
+    "list_reversals_of_run": (
+        "uuid, text, int8",
+        "event_id uuid, reversed_at timestamptz, reason text, reversed_by text, approved_by text, "
+        "external_reversal_id text, claim_count int8",
     ),
     "insert_events": ("text, uuid[], text[], uuid[], text[], timestamptz[], text[]", "event_id uuid"),
     "list_applied_migrations": ("", "version int4, name text, sha256 text"),
@@ -112,25 +118,17 @@ QUERIES = {
     "is_read_only": ("", "?column? bool"),
     "lock_runs": ("uuid[]", "count int8"),
     "lock_runs_and_claims": ("uuid[], text[], text[]", "case int8"),
-    "find_double_exports": (
-        "uuid[], text[], text[], timestamptz[]",
-        "run_id uuid, org_id text, claim_ids text",
-    ),
-    "find_exports_joined_by_date": (
-        "uuid[], text[], timestamptz[]",
-        "run_id uuid, org_id text, claim_ids text",
-    ),
+    "find_double_exports": ("uuid[], text[], text[]", "run_id uuid, org_id text, claim_ids text"),
     "list_exports_of_run": (
         "uuid, text, text[]",
         "claim_id text, is_reversed bool, of_whole_run bool, reason text, reversed_by text, approved_by text, "
         "external_reversal_id text",
     ),
-    "get_latest_end_of_exports": ("uuid, text, text[]", "now timestamptz, latest_end timestamptz"),
-    "insert_reversal": ("text, uuid, uuid, bool, timestamptz, timestamptz, text, text, text, text, text[]", ""),
+    "insert_reversal": ("text, uuid, uuid, bool, timestamptz, text, text, text, text, text[]", ""),
     "apply_reversals": ("uuid, text", ""),
     "insert_reversal_grants": ("uuid, text, timestamptz, text[], uuid[]", "claim_id text"),
     "find_earlier_runs": (
-        "uuid[], text[], text[], int8[], timestamptz[], int8",
+        "uuid[], text[], text[], int8[], int8",
         "run_id uuid, org_id text, earlier_run_ids uuid[]",
     ),
     "find_runs_of_double_exports": (
@@ -161,8 +159,7 @@ QUERIES = {
     "merge_finished": (
         "uuid[], text[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], text[], int8[], "
         "text[], int4[], int4[], text[], bool[], bool[], bool[]",
-        "run_id uuid, org_id text, has_conflict bool, has_former_digest bool, first_finished_at timestamptz, "
-        "had_claims bool, had_leases bool",
+        "run_id uuid, org_id text, has_conflict bool, has_former_digest bool, had_claims bool, had_leases bool",
     ),
     "renew_digest": ("uuid, bytea, bool", ""),
     "purge_claims": ("uuid", ""),
@@ -253,7 +250,6 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "merge_finished": arguments.FinishedRow._fields,
     "record_double_exports": arguments.JoinedClaims._fields,
     "find_double_exports": arguments.RunExports._fields,
-    "find_exports_joined_by_date": arguments.RunEnd._fields,
     "insert_reversal": (*arguments.Reversal._fields, "claim_ids"),
     "insert_reversal_grants": (*arguments.ReversalGrant._fields, *arguments.ReversedClaim._fields),
     "find_exports_of_no_import": (*arguments.OrganisationClaims._fields, "limit"),

@@ -95,9 +95,6 @@ DAMAGES = {
     ),
     "a reversal is lost": "DELETE FROM export_reversals WHERE $1::uuid IS NOT NULL",
     "a reversal is another's": "UPDATE export_reversals SET approved_by = 'eve' WHERE $1::uuid IS NOT NULL",
-    "a reversal separates more": (
-        "UPDATE export_reversals SET separates_after = '-infinity' WHERE $1::uuid IS NOT NULL"
-    ),
     "a claim of a reversal is lost": "DELETE FROM claim_reversals WHERE $1::uuid IS NOT NULL",
     "a claim of a reversal is made up": (
         "INSERT INTO claim_reversals (claim_id, org_id, run_id, event_id)"
@@ -107,7 +104,6 @@ DAMAGES = {
         "UPDATE export_run_claims SET outcome = 'exported' WHERE outcome = 'reversed' AND $1::uuid IS NOT NULL"
     ),
     "a grant after a reversal is lost": "DELETE FROM reversal_grants WHERE $1::uuid IS NOT NULL",
-    "an early end of a run is lost": "UPDATE export_runs SET early_finished_at = NULL WHERE $1::uuid IS NOT NULL",
     "a double export is lost": "DELETE FROM double_exported_claims WHERE $1::uuid IS NOT NULL",
     "a double export is resolved": (
         "UPDATE double_exported_claims SET resolved_at = now(), resolved_by = 'eve', note = 'n'"
