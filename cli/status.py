@@ -134,9 +134,12 @@ async def _look(settings: WorkerSettings) -> Status:
 async def _within(seconds: float, look: Awaitable[Part | str], otherwise: str) -> Part | str:
     """What a look finds, or `otherwise` if that takes too long."""
     looking = asyncio.ensure_future(look)
+    looking.add_done_callback(lambda task: task.cancelled() or task.exception())
     # Not asyncio.timeout: to close a connection that is frozen takes longer.
-    done, _ = await asyncio.wait({looking}, timeout=seconds)
-    looking.cancel()
+    try:
+        done, _ = await asyncio.wait({looking}, timeout=seconds)
+    finally:
+        looking.cancel()
     return looking.result() if done else otherwise
 
 

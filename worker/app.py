@@ -17,7 +17,6 @@ from worker.database.misconfiguration import misconfiguration as database_miscon
 from worker.database.pool import Pool, acquire, gate_of, open_pool
 from worker.logs import describe
 from worker.monitoring.health import Health, Report, log_start, set_build_info
-from worker.monitoring.http_server import http_server
 from worker.monitoring.reports import answer_supervisor
 from worker.process import end_if_blocked, stop_at_end_of_input, stop_on_signals
 from worker.routes import Part
@@ -91,6 +90,8 @@ async def _reporting(
         finally:
             answering.cancel()
         return
+
+    from worker.monitoring.http_server import http_server  # aiohttp is slow to import, and few processes need it
 
     async def reports() -> list[Report]:
         return [Report.of(name, health.obstacles())]

@@ -23,7 +23,6 @@ from worker.app import check_services
 from worker.limits import DEFAULT_LIMITS, WorkerLimits
 from worker.logs import describe
 from worker.monitoring.health import Report, log_start, set_build_info
-from worker.monitoring.http_server import http_server
 from worker.monitoring.reports import ReportSource
 from worker.process import STOP_SIGNALS, end_if_blocked, stop, stop_on_signals
 from worker.retries import delays_s, wait
@@ -75,6 +74,8 @@ async def supervise(
     log_start(settings)
     if not await _check_services(settings, stopping):
         return 0
+
+    from worker.monitoring.http_server import http_server  # aiohttp is slow to import, and few processes need it
 
     async def reports() -> list[Report]:
         own = Report.of("supervisor", [])

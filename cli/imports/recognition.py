@@ -6,7 +6,6 @@ from pathlib import Path
 from cli.event_file import UnreadableFile
 from cli.imports.mapping import Mapping
 from cli.imports.record_files import CHUNK_BYTES, SAMPLE_BYTES, CsvFile, JsonLinesFile, RecordFile
-from cli.imports.workbooks import WorkbookFile
 
 
 def open_record_file(path: Path, mapping: Mapping) -> RecordFile:
@@ -22,6 +21,8 @@ def open_record_file(path: Path, mapping: Mapping) -> RecordFile:
     if start.startswith(b"\xd0\xcf\x11\xe0"):
         raise UnreadableFile(f"{path}: is a workbook of the old form .xls; save it as .xlsx")
     if start.startswith(b"PK\x03\x04"):
+        from cli.imports.workbooks import WorkbookFile  # openpyxl is slow to import, and few commands need it
+
         return WorkbookFile(path, size, mapping)
     encoding = mapping.encoding or _encoding_of(path, start)
     if start.decode(encoding, errors="ignore").lstrip("\ufeff \t\r\n").startswith("{"):

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import aio_pika
 import aiormq
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError, ConnectionClosed, DeliveryError, PublishError
 
 from .errors import ConnectionLost, NoAnswer
 from .schema import names
@@ -131,10 +131,16 @@ async def open_link(url: str, name: str) -> AsyncIterator[Link]:
         yield link
     finally:
         # Closing waits for RabbitMQ's answer, which may never arrive.
-        closing = asyncio.create_task(connection.close())
+        closing = asyncio.create_task(_close(connection))
         closing.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
         closing.cancel()
+
+
+async def _close(connection: AbstractConnection) -> None:
+    """Close a connection. aio-pika's own `close` may wait for ever, and then no cancellation ends it."""
+    if connection.transport is not None:
+        await connection.transport.connection.close(ConnectionClosed)
 
 
 @contextmanager

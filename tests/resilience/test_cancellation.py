@@ -1,16 +1,19 @@
 """A task that is cancelled ends, at whatever step that was, and leaves no error that nobody reads."""
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
+import pytest
 
+from export_runs_client.links import open_link as client_link
 from tests.chaos.proxy import Proxy
 from tests.resilience.conftest import opened, through
 from tests.resilience.observing import until
 from worker.broker.link import CLOSE_TIMEOUT_S, open_link
+from worker.broker.queue_states import queue_states
 from worker.database.pool import acquire
 from worker.settings import WorkerSettings
 
@@ -74,6 +77,37 @@ async def is_cancelled_at(step: int, settings: WorkerSettings) -> bool:
     await asyncio.wait({target}, timeout=CLOSE_TIMEOUT_S + MARGIN_S)
     assert target.cancelled()
     return cancels.is_done
+
+
+async def ask_the_broker(settings: WorkerSettings) -> None:
+    """What a command does that looks at queues again and again."""
+    while True:
+        async with open_link(settings, "a test", lambda reason: None, confirms=False) as link:
+            await queue_states(link, ["no-such-queue", "neither-this"])
+
+
+async def use_the_client(settings: WorkerSettings) -> None:
+    """The same for a program that uses the client library."""
+    while True:
+        async with client_link(settings.amqp_url.get_secret_value(), "a test"):
+            pass
+
+
+@pytest.mark.parametrize("work", [ask_the_broker, use_the_client])
+async def test_a_program_that_is_interrupted_ends(
+    work: Callable[[WorkerSettings], Coroutine[Any, Any, None]], settings: WorkerSettings
+) -> None:
+    """asyncio.run cancels all tasks in the end, and waits for them without a bound."""
+    others = asyncio.all_tasks()
+    for tenth_ms in range(0, 600, 17):
+        target = asyncio.create_task(work(settings))
+        await asyncio.sleep(tenth_ms / 10_000)
+        target.cancel()
+        await asyncio.wait({target})
+        left = asyncio.all_tasks() - others
+        for task in left:
+            task.cancel()
+        assert not left or not (await asyncio.wait(left, timeout=MARGIN_S))[1]
 
 
 async def test_a_connection_that_is_given_back_in_vain(database_url: str) -> None:

@@ -15,7 +15,7 @@ import aio_pika
 import aiormq
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import AMQPError
+from aio_pika.exceptions import AMQPError, ConnectionClosed
 from yarl import URL
 
 from worker.broker.bodies import BodyRoom, Rooms, bound_bodies
@@ -93,10 +93,16 @@ async def open_link(
     finally:
         # Closing waits for RabbitMQ's answer, which may never arrive. On a frozen connection aiormq goes on waiting
         # even when it is cancelled.
-        closing = asyncio.create_task(connection.close())
+        closing = asyncio.create_task(_close(connection))
         closing.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
         closing.cancel()
+
+
+async def _close(connection: AbstractConnection) -> None:
+    """Close a connection. aio-pika's own `close` may wait for ever, and then no cancellation ends it."""
+    if connection.transport is not None:
+        await connection.transport.connection.close(ConnectionClosed)
 
 
 async def _connect(settings: BrokerSettings, purpose: str) -> AbstractConnection:

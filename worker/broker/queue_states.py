@@ -26,13 +26,13 @@ async def queue_states(link: Link, queues: Iterable[str]) -> dict[str, QueueStat
     On channels of its own: a queue that is missing closes the channel.
     """
     looking = asyncio.create_task(_look_up(link, queues))
+    looking.add_done_callback(lambda task: task.cancelled() or task.exception())
     # Not asyncio.timeout: on a connection that is frozen, closing the channel would wait on.
     try:
         done, _ = await asyncio.wait({looking}, timeout=CALL_TIMEOUT_S)
     finally:
         looking.cancel()
     if not done:
-        looking.add_done_callback(lambda task: task.cancelled() or task.exception())
         raise TimeoutError("RabbitMQ does not say how its queues are")
     return looking.result()
 
