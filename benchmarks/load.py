@@ -18,7 +18,8 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from benchmarks.peers import environment
 from benchmarks.sizes import IN_FLIGHT_PUBLISHES
-from worker.broker.topology import TOPOLOGY, declare
+from worker.broker.declaration import declare
+from worker.broker.topology import TOPOLOGY
 
 DIRECT_REPLY_TO: Final = "amq.rabbitmq.reply-to"
 READY_TIMEOUT_S: Final = 60

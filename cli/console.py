@@ -19,7 +19,7 @@ from cli.request_client import RequestFailed
 from cli.terminal import Terminal, err
 from handlers.errors import RequestRefused
 from handlers.rebuild import RebuildRefused
-from worker.broker.topology import TopologyMismatch
+from worker.broker.declaration import TopologyMismatch
 from worker.database.errors import DatabaseRefused
 from worker.database.migrations import MigrationHeldUp
 from worker.database.misconfiguration import misconfiguration

@@ -28,6 +28,7 @@ from cli.request_client import open_client
 from cli.request_commands import request_commands
 from cli.status import status_commands
 from cli.terminal import err, out, print_json
+from cli.topology import topology_commands
 from handlers.purge import Purge, plan_purge, purge_run, unpurge_run
 from handlers.restores import Restore
 from handlers.restores import after_restore as note_restore
@@ -60,6 +61,7 @@ app.add_typer(request_commands)
 app.add_typer(log_commands)
 app.add_typer(status_commands)
 app.add_typer(contract_commands)
+app.add_typer(topology_commands)
 app.add_typer(import_commands)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(permissions, name="permissions")

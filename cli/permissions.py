@@ -51,21 +51,22 @@ class Role:
     tags: str = ""
 
 
-def _any_of(found: Iterable[str]) -> str:
+def any_of(found: Iterable[str]) -> str:
+    """The regular expression of these names."""
     return f"^({'|'.join(map(re.escape, found))})$"
 
 
 def _operations(*allowed: Operation[Any, Any]) -> tuple[str, str]:
-    return names.RPC_EXCHANGE, _any_of(operation.name for operation in allowed)
+    return names.RPC_EXCHANGE, any_of(operation.name for operation in allowed)
 
 
-_EVENTS_TOPICS: Final = (names.EVENTS_EXCHANGE, _any_of(EVENTS))
+_EVENTS_TOPICS: Final = (names.EVENTS_EXCHANGE, any_of(EVENTS))
 _OURS: Final = rf"^{re.escape('export-runs.')}"
 
 ROLES: Final = {
     "exporter": Role(
         "publishes events, and reserves the claims of its runs",
-        write=_any_of([names.EVENTS_EXCHANGE, names.RPC_EXCHANGE]),
+        write=any_of([names.EVENTS_EXCHANGE, names.RPC_EXCHANGE]),
         topics=(
             _EVENTS_TOPICS,
             _operations(
@@ -80,7 +81,7 @@ ROLES: Final = {
     ),
     "guard": Role(
         "checks and reserves claims",
-        write=_any_of([names.RPC_EXCHANGE]),
+        write=any_of([names.RPC_EXCHANGE]),
         topics=(
             _operations(
                 rpc.CHECK_CLAIMS,
@@ -93,13 +94,13 @@ ROLES: Final = {
     ),
     "panel": Role(
         "reads history, runs and claims",
-        write=_any_of([names.RPC_EXCHANGE]),
+        write=any_of([names.RPC_EXCHANGE]),
         topics=(_operations(*_READING),),
     ),
     "operator": Role(
         "asks for every operation, publishes events, reads and removes dead letters and alerts",
-        write=_any_of([names.EVENTS_EXCHANGE, names.RPC_EXCHANGE]),
-        read=_any_of([*map(names.dead_letter_queue, EVENTS), names.UNROUTABLE_QUEUE, names.ALERTS_QUEUE]),
+        write=any_of([names.EVENTS_EXCHANGE, names.RPC_EXCHANGE]),
+        read=any_of([*map(names.dead_letter_queue, EVENTS), names.UNROUTABLE_QUEUE, names.ALERTS_QUEUE]),
         topics=(_EVENTS_TOPICS, _operations(*OPERATIONS)),
     ),
     "worker": Role(
@@ -110,12 +111,12 @@ ROLES: Final = {
     ),
     "restricted-worker": Role(
         "is the service, where its exchanges and queues are there already",
-        write=_any_of([names.DEAD_LETTER_EXCHANGE, names.ALERTS_EXCHANGE, names.UNROUTABLE_ALERTS_EXCHANGE, REPLIES]),
-        read=_any_of([*map(names.event_queue, EVENTS), *(names.rpc_queue(operation.name) for operation in OPERATIONS)]),
+        write=any_of([names.DEAD_LETTER_EXCHANGE, names.ALERTS_EXCHANGE, names.UNROUTABLE_ALERTS_EXCHANGE, REPLIES]),
+        read=any_of([*map(names.event_queue, EVENTS), *(names.rpc_queue(operation.name) for operation in OPERATIONS)]),
     ),
     "monitor": Role(
         "looks at the lengths of queues, and whether a check is answered",
-        write=_any_of([names.RPC_EXCHANGE]),
+        write=any_of([names.RPC_EXCHANGE]),
         topics=(_operations(rpc.CHECK_CLAIMS),),
         tags="monitoring",
     ),

@@ -9,9 +9,9 @@ from dataclasses import replace
 import structlog
 
 from worker import logs, metrics
-from worker.broker.link import CONNECTION_ERRORS
+from worker.broker.declaration import declare
+from worker.broker.link import CONNECTION_ERRORS, SessionLost
 from worker.broker.misconfiguration import misconfiguration as broker_misconfiguration
-from worker.broker.topology import declare
 from worker.database.errors import DatabaseRefused, Failure, meaning_of
 from worker.database.misconfiguration import misconfiguration as database_misconfiguration
 from worker.database.pool import Pool, acquire, gate_of, open_pool
@@ -117,7 +117,7 @@ async def _check_broker(settings: WorkerSettings, parts: WorkerParts) -> None:
     try:
         async with parts.open_link(settings, "starting", lambda reason: None, confirms=False) as link:
             await declare(link.channel, parts.topology_for(settings))
-    except CONNECTION_ERRORS as error:
+    except (*CONNECTION_ERRORS, SessionLost) as error:
         if sentence := broker_misconfiguration(error):
             raise Misconfiguration(AMQP_URL, sentence) from error
 

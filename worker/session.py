@@ -17,9 +17,10 @@ import structlog
 
 from worker import metrics
 from worker.broker.blocked_connections import log_blocks
+from worker.broker.declaration import TopologyMismatch, declare
 from worker.broker.link import Link, LinkOpener, SessionLost, broker_product, flush, open_link
 from worker.broker.misconfiguration import misconfiguration
-from worker.broker.topology import TOPOLOGY, Topology, TopologyMismatch, declare
+from worker.broker.topology import TOPOLOGY, Topology
 from worker.database.pool import Database, Pool, watched_database
 from worker.events.consumer import EventConsumer
 from worker.events.dead_letters import DeadLetters

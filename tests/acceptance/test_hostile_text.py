@@ -19,7 +19,7 @@ from tests.commands import COMMAND, Finished, environment, export_runs
 from tests.conftest import with_database
 from tests.forked import forked_export_runs
 from tests.wire import WAIT_S, Json, Wire, run_created, run_finished
-from worker.broker.topology import declare
+from worker.broker.declaration import declare
 from worker.logs import escape_unprintable
 from worker.settings import WorkerSettings
 

@@ -13,7 +13,7 @@ from tests.conftest import running_worker
 from tests.resilience.conftest import Limit
 from tests.resilience.observing import RECOVERY_S, Log, until_finished, until_serving
 from tests.wire import Wire, run_created
-from worker.broker.topology import declare
+from worker.broker.declaration import declare
 from worker.database.pool import Pool
 from worker.session import WorkerParts
 from worker.settings import WorkerSettings

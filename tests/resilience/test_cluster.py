@@ -15,7 +15,8 @@ from tests.resilience.cluster import cluster
 from tests.resilience.conftest import opened, through
 from tests.resilience.observing import Log, publish_all, rabbitmqctl, until, until_serving
 from tests.wire import Wire, run_created
-from worker.broker.topology import TOPOLOGY, Topology, declare
+from worker.broker.declaration import declare
+from worker.broker.topology import TOPOLOGY, Topology
 from worker.database.pool import Pool
 from worker.routes import ROUTES, Part
 from worker.session import WorkerParts

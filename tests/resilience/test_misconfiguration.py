@@ -20,7 +20,7 @@ from tests.conftest import with_database
 from tests.forked import forked_export_runs
 from tests.resilience.observing import rabbitmqctl
 from tests.wire import Wire, run_created
-from worker.broker.topology import declare
+from worker.broker.declaration import declare
 from worker.limits import DEFAULT_LIMITS
 from worker.settings import WorkerSettings
 

@@ -17,7 +17,7 @@ from tests.commands import worker_process
 from tests.conftest import running_worker, worker_settings
 from tests.resilience.observing import EXPIRATION_S, Log, ask_in_time, peak_memory_kib, until, until_serving
 from tests.wire import WAIT_S, Wire, run_created
-from worker.broker.topology import declare
+from worker.broker.declaration import declare
 from worker.database.pool import Pool
 from worker.routes import ROUTES, AnswerContext, RequestRoute
 from worker.session import WorkerParts

@@ -9,7 +9,7 @@ from schema import names
 from sql.connection import Connection
 from tests.conftest import running_worker
 from tests.wire import POLL_S, WAIT_S, Json, Wire, run_created, run_finished
-from worker.broker.topology import declare
+from worker.broker.declaration import declare
 from worker.database.pool import Pool
 from worker.limits import WorkerLimits
 from worker.requests.pending_events import EVENT_QUEUES

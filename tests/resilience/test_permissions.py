@@ -6,23 +6,31 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import DeliveryError
 from aiormq.exceptions import ChannelAccessRefused
 
 from cli.permissions import ROLES
 from local.services import LocalRabbitMQ
+from schema.names import rpc_queue
 from schema.operations import OPERATIONS
 from tests.conftest import running_worker, worker_settings
 from tests.forked import forked_export_runs
-from tests.resilience.observing import rabbitmqctl
+from tests.resilience.observing import Log, rabbitmqctl, until
 from tests.wire import WAIT_S, Wire, run_created, run_finished
-from worker.broker.topology import declare
+from worker.app import check_services
+from worker.broker.declaration import TopologyMismatch, declare
+from worker.broker.topology import TOPOLOGY, Arguments, Queue, Topology
 from worker.database.pool import Pool
-from worker.settings import WorkerSettings
+from worker.limits import DEFAULT_LIMITS
+from worker.session import WorkerParts
+from worker.settings import Misconfiguration, WorkerSettings
 
 PASSWORD: Final = "of-a-test"
 SCRATCH: Final = "export-runs.scratch"
@@ -142,8 +150,11 @@ ALLOWED: Final = {
 }
 
 
-def url_of(server: LocalRabbitMQ, role: str) -> str:
-    return f"amqp://test-{role}:{PASSWORD}@127.0.0.1:{server.port}/"
+VHOST: Final = "restricted"
+
+
+def url_of(server: LocalRabbitMQ, role: str, vhost: str = "") -> str:
+    return f"amqp://test-{role}:{PASSWORD}@127.0.0.1:{server.port}/{vhost}"
 
 
 def password_hash() -> str:
@@ -183,6 +194,8 @@ def users(broker_server: LocalRabbitMQ, tmp_path_factory: pytest.TempPathFactory
         async with Wire.connect(broker_server.url) as wire:
             for queue in (SCRATCH, "others", "export-runs.another", "another"):
                 await wire.channel.queue_delete(queue)
+            for each in TOPOLOGY.queues:
+                await (await wire.channel.get_queue(each.name, ensure=False)).purge()
 
     asyncio.run(make())
     yield broker_server
@@ -244,3 +257,94 @@ async def test_the_service_works_with_these_users(
             done = await forked_export_runs(*command, settings=settings_of(role))
             assert done.code == code, (command, done)
         await wires["operator"].take_from(DEAD)
+
+
+@pytest.fixture
+async def restricted(users: LocalRabbitMQ, tmp_path: Path) -> AsyncIterator[Wire]:
+    """A virtual host that has imported the topology, and a user there who may do all that a worker may."""
+    options = [option for role in ROLES for option in ("--user", f"{role}=test-{role}")]
+    nowhere = worker_settings("amqp://127.0.0.1:1/", "postgresql://127.0.0.1:1/")
+    topology = await forked_export_runs("topology", "--vhost", VHOST, settings=nowhere)
+    rights = await forked_export_runs(
+        "permissions", "rabbitmq", *options, "--vhost", VHOST, "--existing-users", settings=nowhere
+    )
+    file = tmp_path / "definitions.json"
+    file.write_text(json.dumps({**json.loads(topology.out), **json.loads(rights.out)}))
+    await rabbitmqctl(users, "import_definitions", str(file))
+    async with Wire.connect(url_of(users, "worker", VHOST)) as wire:
+        yield wire
+    await rabbitmqctl(users, "delete_vhost", VHOST)
+
+
+async def test_a_worker_that_may_configure_nothing_uses_what_is_there(
+    users: LocalRabbitMQ, restricted: Wire, pool: Pool, database_url: str, log: Log
+) -> None:
+    settings = worker_settings(url_of(users, "restricted-worker", VHOST), database_url)
+    asked = rpc_queue("check-claims")
+    async with (
+        Wire.connect(url_of(users, "exporter", VHOST)) as exporter,
+        Wire.connect(url_of(users, "guard", VHOST)) as guard,
+        running_worker(settings, pool, WorkerParts(limits=replace(DEFAULT_LIMITS, session_steady_s=0.1))),
+    ):
+        event = run_finished(claimIds=["taxi-1"])
+        await exporter.publish("run-finished", event)
+        await exporter.publish("run-finished", {"not": "an event"})
+        await exporter.until_run(event["runId"], status="completed")
+        await restricted.until_count("export-runs.run-finished.dead", 1)
+        # Somebody deletes a queue. The worker waits until it is there again.
+        await restricted.channel.queue_delete(asked)
+        await until(lambda: any(reason.startswith(f"queue {asked} is missing") for reason in log.reasons()))
+        with pytest.raises(Misconfiguration, match=f"AMQP_URL: queue {asked} is missing, and this user may not make"):
+            await check_services(settings)
+        await declare(restricted.channel)
+        await guard.ready()
+        await check_services(settings)
+
+    # A limit is changed, and no queue deleted.
+    pattern = r"^export-runs\.run-finished$"
+    await rabbitmqctl(users, "set_policy", "--vhost", VHOST, "--priority", "1", "x", pattern, '{"max-length": 1}')
+
+    async def until_full() -> None:
+        for _ in range(100):  # RabbitMQ looks at the length a little later
+            await restricted.publish("run-finished", run_finished())
+
+    with pytest.raises(DeliveryError):
+        await until_full()
+    await check_services(worker_settings(url_of(users, "worker", VHOST), database_url))
+
+
+REQUIRED: Final = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
+LIMITS: Final = {"x-max-length": 10, "x-delivery-limit": 50}
+
+
+@pytest.mark.parametrize(
+    ("found", "differing"),
+    [
+        ({**REQUIRED, **LIMITS}, []),
+        ({**REQUIRED}, ["x-delivery-limit", "x-max-length"]),
+        ({**REQUIRED, "x-max-length": 9, "x-delivery-limit": 50}, ["x-max-length"]),
+        ({**REQUIRED, **LIMITS, "x-max-length-bytes": 1_000_000}, ["x-max-length-bytes"]),
+        ({**LIMITS, "x-queue-type": "quorum"}, None),
+        ({**LIMITS, "x-queue-type": "quorum", "x-overflow": "drop-head"}, None),
+        ({**REQUIRED, **LIMITS, "x-message-ttl": 1}, None),
+        ({"x-max-length": 10, "x-overflow": "reject-publish"}, None),
+    ],
+)
+async def test_a_queue_with_other_limits_is_used_and_one_with_other_properties_refused(
+    amqp_url: str, log: Log, found: Arguments, differing: list[str] | None
+) -> None:
+    name = "export-runs.test-of-limits"
+    topology = Topology((), (Queue(name, "amq.topic", name, dict(REQUIRED), dict(LIMITS)),))
+    async with Wire.connect(amqp_url) as wire:
+        await wire.channel.declare_queue(name, durable=True, arguments=found)
+        try:
+            if differing is None:
+                with pytest.raises(TopologyMismatch, match=f"queue {name}: .*inequivalent arg"):
+                    await declare(wire.channel, topology)
+            else:
+                await declare(wire.channel, topology)
+                lines = log.of("queue_limit_differs")
+                assert sorted(line["argument"] for line in lines) == differing
+                assert {line["value"] for line in lines} <= {*found.values(), None}
+        finally:
+            await wire.channel.queue_delete(name)

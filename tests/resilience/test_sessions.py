@@ -15,6 +15,7 @@ from tests.conftest import end_of, running_worker, worker_settings
 from tests.resilience.conftest import Wires, opened, through
 from tests.resilience.observing import RECOVERY_S, Log, until, until_serving, until_steady
 from tests.wire import Wire, run_created
+from worker.broker.declaration import declare
 from worker.broker.link import (
     CLOSE_TIMEOUT_S,
     CONNECTION_ERRORS,
@@ -24,7 +25,6 @@ from worker.broker.link import (
     start_consuming,
 )
 from worker.broker.messages import ack, reply, requeue
-from worker.broker.topology import declare
 from worker.database.pool import Pool
 from worker.limits import WorkerLimits
 from worker.monitoring.health import Health

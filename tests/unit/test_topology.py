@@ -1,6 +1,11 @@
 """The topology is exactly what is written here: the arguments of a queue cannot be changed later."""
 
-from worker.broker.topology import TOPOLOGY
+import re
+
+import pytest
+
+from cli.topology import POLICY_KEYS, topology_definitions
+from worker.broker.topology import TOPOLOGY, Topology
 
 DEAD_LETTER_QUEUE = {
     "x-queue-type": "quorum",
@@ -73,7 +78,7 @@ def test_the_exchanges_have_these_types_and_arguments() -> None:
 
 
 def test_the_queues_have_these_arguments() -> None:
-    assert {queue.name: queue.arguments for queue in TOPOLOGY.queues} == {
+    assert {queue.name: {**queue.limits, **queue.arguments} for queue in TOPOLOGY.queues} == {
         "export-runs.run-created": event_queue("run-created"),
         "export-runs.run-finished": event_queue("run-finished"),
         "export-runs.run-created.parked": parked_queue("run-created"),
@@ -104,12 +109,14 @@ def test_request_queues_on_a_cluster_have_these_arguments() -> None:
     topology = TOPOLOGY.with_quorum_rpc_queues()
     expected = {**REQUEST_QUEUE, "x-queue-type": "quorum", "x-delivery-limit": 50}
     del expected["x-queue-version"]
-    queues = {queue.name: queue.arguments for queue in topology.queues}
+    queues = {queue.name: {**queue.limits, **queue.arguments} for queue in topology.queues}
     assert {name for name, arguments in queues.items() if arguments == expected} == {
         f"export-runs.rpc.{operation}" for operation in OPERATIONS
     }
     assert {name: queues[name] for name in queues if not name.startswith("export-runs.rpc.")} == {
-        queue.name: queue.arguments for queue in TOPOLOGY.queues if not queue.name.startswith("export-runs.rpc.")
+        queue.name: {**queue.limits, **queue.arguments}
+        for queue in TOPOLOGY.queues
+        if not queue.name.startswith("export-runs.rpc.")
     }
 
 
@@ -127,3 +134,14 @@ def test_events_need_no_request_queue_and_requests_no_other() -> None:
 def test_bindings_that_earlier_versions_declared_are_removed() -> None:
     bindings = [(each.queue, each.exchange, each.routing_key) for each in TOPOLOGY.former_bindings]
     assert bindings == [("export-runs.alerts", "export-runs.alerts", "#")]
+
+
+@pytest.mark.parametrize("topology", [TOPOLOGY, TOPOLOGY.with_quorum_rpc_queues()], ids=["classic", "quorum"])
+def test_each_queue_of_the_definitions_gets_the_same_by_its_arguments_and_its_only_policy(topology: Topology) -> None:
+    definitions = topology_definitions(topology, "/")
+    for queue, printed in zip(topology.queues, definitions["queues"], strict=True):
+        [policy] = [each for each in definitions["policies"] if re.search(each["pattern"], queue.name)]
+        limits = {name: policy["definition"][key] for name, key in POLICY_KEYS.items() if key in policy["definition"]}
+        assert {**limits, **printed["arguments"]} == {**queue.limits, **queue.arguments}
+        assert not limits.keys() & printed["arguments"].keys()
+    assert [each["destination"] for each in definitions["bindings"]] == [queue.name for queue in topology.queues]

@@ -13,6 +13,7 @@ from aiormq.exceptions import (
 )
 
 from worker.broker.close_frames import close_frame
+from worker.broker.declaration import TopologyMissing
 
 NOT_ALLOWED: Final = 530
 
@@ -35,6 +36,8 @@ def misconfiguration(error: BaseException) -> str | None:
 
 def _sentence(error: BaseException) -> str | None:
     match error:
+        case TopologyMissing():
+            return str(error)
         case ProbableAuthenticationError():
             return "RabbitMQ does not accept the user name and password"
         case AuthenticationError():

@@ -1,4 +1,4 @@
-"""The exchanges and queues of the service, as data, and the one loop that declares them.
+"""The exchanges and queues of the service, as data.
 
 Everything here means the same on RabbitMQ 3.10 and 4.x: where their defaults differ, the argument is set.
 """
@@ -6,8 +6,6 @@ Everything here means the same on RabbitMQ 3.10 and 4.x: where their defaults di
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import ChannelPreconditionFailed
 from pamqp.common import FieldValue
 
 from schema import names
@@ -35,8 +33,6 @@ RPC_QUEUE_LENGTH_MAX: Final = 10_000
 RPC_QUEUE_TTL_MS: Final = 30_000
 """RabbitMQ removes a request that has waited so long: its caller has given up."""
 
-DECLARE_TIMEOUT_S: Final = 15
-
 Arguments = dict[str, FieldValue]
 
 
@@ -57,6 +53,10 @@ class Queue:
     exchange: str
     routing_key: str
     arguments: Arguments
+    """What the service relies on: a queue that has others is refused."""
+
+    limits: Arguments
+    """What a new queue gets, and what an operator may have set otherwise, by other arguments or by a policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,6 @@ class Binding:
     queue: str
     exchange: str
     routing_key: str
-
-
-class TopologyMismatch(Exception):
-    """RabbitMQ has an exchange or a queue of this name with other properties, so trying again cannot help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,9 @@ class Topology:
         return replace(
             self,
             queues=tuple(
-                replace(each, arguments=_QUORUM_RPC_ARGUMENTS) if each.exchange == names.RPC_EXCHANGE else each
+                replace(each, arguments=_QUORUM_RPC_ARGUMENTS, limits=_QUORUM_RPC_LIMITS)
+                if each.exchange == names.RPC_EXCHANGE
+                else each
                 for each in self.queues
             ),
         )
@@ -110,13 +108,12 @@ def _event_queue(event_type: str) -> Queue:
         event_type,
         {
             "x-queue-type": "quorum",
-            "x-delivery-limit": DELIVERY_LIMIT,
-            "x-max-length": EVENT_QUEUE_LENGTH_MAX,
             "x-overflow": "reject-publish",
             "x-dead-letter-exchange": names.DEAD_LETTER_EXCHANGE,
             "x-dead-letter-routing-key": event_type,
             "x-dead-letter-strategy": "at-least-once",
         },
+        {"x-delivery-limit": DELIVERY_LIMIT, "x-max-length": EVENT_QUEUE_LENGTH_MAX},
     )
 
 
@@ -125,12 +122,8 @@ def _dead_letter_queue(name: str, exchange: str, routing_key: str) -> Queue:
         name,
         exchange,
         routing_key,
-        {
-            "x-queue-type": "quorum",
-            "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
-            "x-max-length": DEAD_LETTER_QUEUE_LENGTH_MAX,
-            "x-overflow": "reject-publish",
-        },
+        {"x-queue-type": "quorum", "x-overflow": "reject-publish"},
+        {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT, "x-max-length": DEAD_LETTER_QUEUE_LENGTH_MAX},
     )
 
 
@@ -142,14 +135,13 @@ def _parked_queue(event_type: str) -> Queue:
         name,
         {
             "x-queue-type": "quorum",
-            "x-delivery-limit": DELIVERY_LIMIT,
-            "x-max-length": PARKED_QUEUE_LENGTH_MAX,
             "x-overflow": "reject-publish",
             "x-message-ttl": PARKED_QUEUE_TTL_MS,
             "x-dead-letter-exchange": names.EVENTS_EXCHANGE,
             "x-dead-letter-routing-key": event_type,
             "x-dead-letter-strategy": "at-least-once",
         },
+        {"x-delivery-limit": DELIVERY_LIMIT, "x-max-length": PARKED_QUEUE_LENGTH_MAX},
     )
 
 
@@ -158,12 +150,8 @@ def _alerts_queue() -> Queue:
         names.ALERTS_QUEUE,
         names.UNROUTABLE_ALERTS_EXCHANGE,
         "",
-        {
-            "x-queue-type": "quorum",
-            "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
-            "x-max-length": ALERTS_QUEUE_LENGTH_MAX,
-            "x-overflow": "reject-publish",
-        },
+        {"x-queue-type": "quorum", "x-overflow": "reject-publish"},
+        {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT, "x-max-length": ALERTS_QUEUE_LENGTH_MAX},
     )
 
 
@@ -172,20 +160,14 @@ def _rpc_queue(operation: str) -> Queue:
         names.rpc_queue(operation),
         names.RPC_EXCHANGE,
         operation,
-        {"x-queue-type": "classic", "x-queue-version": 2, **_RPC_BOUNDS},
+        {"x-queue-type": "classic", "x-overflow": "reject-publish"},
+        {"x-queue-version": 2, **_RPC_LIMITS},
     )
 
 
-_RPC_BOUNDS: Final[Arguments] = {
-    "x-max-length": RPC_QUEUE_LENGTH_MAX,
-    "x-overflow": "reject-publish",
-    "x-message-ttl": RPC_QUEUE_TTL_MS,
-}
-_QUORUM_RPC_ARGUMENTS: Final[Arguments] = {
-    "x-queue-type": "quorum",
-    "x-delivery-limit": DELIVERY_LIMIT,
-    **_RPC_BOUNDS,
-}
+_RPC_LIMITS: Final[Arguments] = {"x-max-length": RPC_QUEUE_LENGTH_MAX, "x-message-ttl": RPC_QUEUE_TTL_MS}
+_QUORUM_RPC_ARGUMENTS: Final[Arguments] = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
+_QUORUM_RPC_LIMITS: Final[Arguments] = {"x-delivery-limit": DELIVERY_LIMIT, **_RPC_LIMITS}
 
 
 TOPOLOGY: Final = Topology(
@@ -213,29 +195,3 @@ TOPOLOGY: Final = Topology(
     ),
     former_bindings=(Binding(names.ALERTS_QUEUE, names.ALERTS_EXCHANGE, "#"),),
 )
-
-
-async def declare(channel: AbstractChannel, topology: Topology = TOPOLOGY) -> None:
-    """Declare everything that is not there yet, and remove former bindings. Raises TopologyMismatch."""
-    for exchange in topology.exchanges:
-        try:
-            await channel.declare_exchange(
-                exchange.name,
-                exchange.type,
-                durable=True,
-                arguments=exchange.arguments,
-                timeout=DECLARE_TIMEOUT_S,
-            )
-        except ChannelPreconditionFailed as error:
-            raise TopologyMismatch(f"exchange {exchange.name}: {error}") from error
-    for queue in topology.queues:
-        try:
-            declared = await channel.declare_queue(
-                queue.name, durable=True, arguments=queue.arguments, timeout=DECLARE_TIMEOUT_S
-            )
-            await declared.bind(queue.exchange, queue.routing_key, timeout=DECLARE_TIMEOUT_S)
-        except ChannelPreconditionFailed as error:
-            raise TopologyMismatch(f"queue {queue.name}: {error}") from error
-    for binding in topology.former_bindings:
-        former = await channel.get_queue(binding.queue, ensure=False)
-        await former.unbind(binding.exchange, binding.routing_key, timeout=DECLARE_TIMEOUT_S)

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from tests.commands import Finished
 from tests.forked import forked_export_runs
 from tests.wire import Json, Wire, next_message
-from worker.broker.topology import declare
+from worker.broker.declaration import declare
 from worker.settings import WorkerSettings
 
 CREATED_DEAD = "export-runs.run-created.dead"

@@ -7,7 +7,7 @@ import pytest
 from sql.connection import Connection
 from tests.acceptance.dead_letters.conftest import CREATED_DEAD, die, listed, tool
 from tests.wire import Wire, run_created
-from worker.broker.topology import declare
+from worker.broker.declaration import declare
 from worker.settings import WorkerSettings
 
 FILTERS = {
