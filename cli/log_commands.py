@@ -2,26 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
-import sql
-from cli.console import Exit, errors_explained, read_settings
+from cli.console import Exit, errors_explained
+from cli.database import long_session
 from cli.terminal import err, out, print_json
 from cli.times import age_option
 from handlers.rebuild import OTHERS_WAIT_MAX_S, Rebuild, RebuildPlan, plan_rebuild
 from handlers.rebuild import rebuild as rebuild_tables
 from handlers.verification import Difference, Verification
 from handlers.verification import verify as verify_tables
-from sql.connection import Connection
 from sql.replayed_tables import OUTSIDE
-from worker.database.gate import Gate
-from worker.database.pool import direct_connection, session_settings
-from worker.settings import DatabaseSettings
 
 log_commands = typer.Typer()
 
@@ -53,7 +48,7 @@ def verify(
 
     async def run(report: Callable[[int, int], None]) -> Verification:
         since_time = datetime.now(UTC) - since if since is not None else None
-        async with _connection(idle_in_transaction_session_timeout="0") as connection:
+        async with long_session(idle_in_transaction_session_timeout="0") as connection:
             return await verify_tables(connection, report, org_id=org_id, since=since_time)
 
     with errors_explained(), err.progress_bar("verifying") as show_progress:
@@ -98,7 +93,7 @@ def rebuild(
             # A command that stands still must not keep others waiting.
             "idle_in_transaction_session_timeout": str(round(1000 * OTHERS_WAIT_MAX_S)),
         }
-        async with _connection(**parameters) as connection:
+        async with long_session(**parameters) as connection:
             return await rebuild_tables(connection, report, err.print_line)
 
     with errors_explained(), err.progress_bar("rebuilding") as show_progress:
@@ -111,7 +106,7 @@ def rebuild(
 
 def _plan_rebuild(as_json: bool) -> None:
     async def run() -> RebuildPlan:
-        async with _connection() as connection:
+        async with long_session() as connection:
             return await plan_rebuild(connection)
 
     with errors_explained():
@@ -127,16 +122,6 @@ def _plan_rebuild(as_json: bool) -> None:
     err.print_line("nothing was done; leave out --dry-run to do it")
     if plan.obstacles:
         raise typer.Exit(Exit.REFUSED)
-
-
-@asynccontextmanager
-async def _connection(**parameters: str) -> AsyncIterator[Connection]:
-    """A session for a command that takes long, planned like the worker's, to a database that fits this version."""
-    settings = read_settings(DatabaseSettings)
-    defaults = {**session_settings(settings), "statement_timeout": "0"}
-    async with direct_connection(settings, {**defaults, **parameters}) as connection:
-        await Gate(sql.migrations(), {}).check(connection)
-        yield connection
 
 
 def _print_verification(verification: Verification) -> None:
