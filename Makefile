@@ -43,8 +43,8 @@ docs: $(INSTALLED) ## Make an HTML page of the contract, build/contract/index.ht
 	cd local/contract_page && npm ci && node make.mjs ../../docs/asyncapi.yaml ../../build/contract
 
 lock: $(INSTALLED) ## Write the requirements files anew; UPGRADE=--upgrade takes newer versions
-	$(LOCK) --extra dev --group build --output-file requirements-dev.lock pyproject.toml
-	$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra dev --extra report --group build --output-file requirements-dev.lock pyproject.toml
+	$(LOCK) --extra report --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
 	$(LOCK) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
 	$(LOCK) --constraint requirements-dev.lock --output-file benchmarks/requirements-peers.lock benchmarks/requirements-peers.in
 

@@ -19,6 +19,7 @@ from cli.request_client import RequestFailed
 from cli.terminal import Terminal, err
 from handlers.errors import RequestRefused
 from handlers.rebuild import RebuildRefused
+from handlers.reports import ReportRefused
 from worker.broker.declaration import TopologyMismatch
 from worker.database.errors import DatabaseRefused
 from worker.database.migrations import MigrationHeldUp
@@ -85,7 +86,7 @@ def errors_explained(to: Terminal = err) -> Iterator[None]:
     except RequestRefused as refused:
         details = [f"  {each.field}: {each.message}" for each in refused.details]
         fail(Exit.REFUSED, f"{refused.code}: {refused.message}", *details, to=to)
-    except (DatabaseRefused, RebuildRefused, TopologyMismatch, UnreadableFile) as refused:
+    except (DatabaseRefused, RebuildRefused, ReportRefused, TopologyMismatch, UnreadableFile) as refused:
         fail(Exit.REFUSED, str(refused), to=to)
     except (MigrationHeldUp, Unreachable) as unreachable:
         fail(Exit.UNREACHABLE, str(unreachable), to=to)

@@ -24,6 +24,7 @@ from cli.health_check import ask_health
 from cli.imports.commands import import_commands
 from cli.log_commands import log_commands
 from cli.permissions import permissions
+from cli.reports.commands import report_commands
 from cli.request_client import open_client
 from cli.request_commands import request_commands
 from cli.status import status_commands
@@ -63,6 +64,7 @@ app.add_typer(status_commands)
 app.add_typer(contract_commands)
 app.add_typer(topology_commands)
 app.add_typer(import_commands)
+app.add_typer(report_commands)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(permissions, name="permissions")
 

@@ -86,6 +86,10 @@ class StoredTables:
         """Lock those that follow from the log until the transaction ends, in a mode of PostgreSQL."""
         await _lock(connection, self.schema, self.compared, mode)
 
+    async def analyze_temporary_tables(self, connection: Connection) -> None:
+        """Let PostgreSQL look at the temporary tables of these names, so that its plans for them are right."""
+        await connection.execute(await connection.fetchval(sql.query("analyze_replayed_tables"), self.replayed))
+
     async def lock_log(self, connection: Connection, mode: str) -> None:
         """Lock the log until the transaction ends, in a mode of PostgreSQL."""
         await _lock(connection, self.schema, [LOG], mode)

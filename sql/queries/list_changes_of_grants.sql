@@ -35,6 +35,9 @@ wanted AS (
         SELECT unnest(privileges) FROM writes WHERE table_name = relname AND rolname = 'export_runs_worker'
         UNION ALL
         SELECT 'USAGE' WHERE relkind = 'S' AND rolname = 'export_runs_worker'
+        UNION ALL
+        -- A report has a position in the log.
+        SELECT 'SELECT' WHERE relkind = 'S' AND rolname IN ('export_runs_auditor', 'export_runs_operator')
     ) AS granted
 ),
 stored AS (

@@ -206,6 +206,63 @@ QUERIES = {
     ),
     "recount_claims": ("uuid[]", ""),
     "record_migration": ("int4, text, text", ""),
+    "allow_sequential_scans": ("", "set_config text, set_config text"),
+    "analyze_replayed_tables": ("text[]", "statement text"),
+    "list_log_writers": ("", "writer text"),
+    "report_amounts_by_time": (
+        "timestamptz, timestamptz, text, text",
+        "day date, currency text, amount numeric, claims int8",
+    ),
+    "report_by_system": ("timestamptz, timestamptz", "target_system text, outcome text, claims int8"),
+    "report_by_time": ("timestamptz, timestamptz, text, text", "day date, outcome text, claims int8"),
+    "report_claims": (
+        "timestamptz, timestamptz",
+        "org_id text, run_id uuid, claim_id text, outcome text, amount numeric, currency text, voucher_id "
+        "text, voucher_url text, skip_reason text, skip_code text",
+    ),
+    "report_control": (
+        "timestamptz, timestamptz",
+        "runs int8, claims_carried int8, claims_skipped int8, claims_reversed int8, runs_that_differ int8",
+    ),
+    "report_double_export_runs": (
+        "timestamptz, timestamptz",
+        "org_id text, claim_id text, run_id uuid, created_at timestamptz, finished_at timestamptz, outcome "
+        "text, amount numeric, currency text, is_repeated_in_run bool, has_override bool",
+    ),
+    "report_double_exports": (
+        "timestamptz, timestamptz",
+        "org_id text, claim_id text, state text, runs int8, runs_left int8, detected_at timestamptz, "
+        "last_joined_at timestamptz, resolved_at timestamptz, resolved_by text, note text",
+    ),
+    "report_overrides": (
+        "timestamptz, timestamptz",
+        "org_id text, run_id uuid, claim_id text, earlier_run_id uuid, approved_by text, reason text, "
+        "granted_at timestamptz",
+    ),
+    "report_remarks": (
+        "timestamptz, timestamptz, timestamptz, int4, int8",
+        "org_id text, run_id uuid, created_at timestamptz, remark text, time timestamptz, by_whom text, reason text",
+    ),
+    "report_reversals": (
+        "timestamptz, timestamptz",
+        "org_id text, run_id uuid, claim_id text, reversed_at timestamptz, of_whole_run bool, reversed_by "
+        "text, approved_by text, reason text, external_reversal_id text",
+    ),
+    "report_runs": (
+        "timestamptz, timestamptz",
+        "org_id text, run_id uuid, created_at timestamptz, triggered_by text, trigger text, format text, "
+        "target_system text, scope text, period_start date, period_end date, retry_of_run_id uuid, status "
+        "text, finished_at timestamptz, claim_count int4, skipped_count int4, reversed_count int4, error_code "
+        "text, error_detail text, external_ack_id text, artifact_key text, artifact_sha256 text, "
+        "artifact_size_bytes int8, imported bool, has_conflict bool, totals_disagree bool, deleted_at "
+        "timestamptz, purged_at timestamptz",
+    ),
+    "report_span": ("timestamptz, timestamptz", "first_at timestamptz, last_at timestamptz"),
+    "report_totals": (
+        "timestamptz, timestamptz",
+        "org_id text, run_id uuid, currency text, told_claims int8, told_amount numeric, exported_claims "
+        "int8, exported_amount numeric, reversed_claims int8, reversed_amount numeric",
+    ),
 }
 
 
@@ -244,6 +301,9 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     ),
     "list_history": (*arguments.HistoryFilter._fields, *arguments.HistoryPage._fields),
     "list_stale_runs": arguments.StaleRunsPage._fields,
+    "report_remarks": ("start", "end", "log_time", "stale_s", "position"),
+    "report_by_time": ("start", "end", "step", "time_zone"),
+    "report_amounts_by_time": ("start", "end", "step", "time_zone"),
     "lock_runs_and_claims": ("run_id", *arguments.OrganisationClaims._fields),
     "merge_claims": arguments.ClaimGroup._fields,
     "merge_created": arguments.CreatedRow._fields,
