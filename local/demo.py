@@ -1,4 +1,4 @@
-"""`make demo`: real services store a few events and answer questions about them, then they are stopped again."""
+"""`make demo`: real services import a sheet, store a few events, answer questions and write a report, then they end."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 from cli import result_tables
 from cli.broker import Unreachable
+from cli.console import Exit
 from cli.request_client import Client, open_client
 from cli.terminal import out
 from local.services import Services, services
@@ -29,6 +30,40 @@ POLL_S: Final = 0.1
 ORG: Final = f"acme-{uuid4().hex[:6]}"
 """A new organisation each time: with services of your own, the runs of the last demo may still be stored there."""
 
+FOLDER: Final = Path(__file__).parent.parent / "build" / "demo" / ORG
+"""Where the sheet and the report are."""
+
+SHEET: Final = """\
+Expenses sent to the bookkeeper;;;
+Sent on;By;Claim;EUR
+12.1.2024;Ann;taxi-2;48,50
+;;hotel-1;1.310,00
+;;hotel-1;1.310,00
+9.2.2024;Ben;taxi-2;48,50
+;;ferry-8;22,00
+11.3.2024;;;1.380,50
+"""
+"""A copy of a row, a sum, and a claim that was sent a second time a month later."""
+
+MAPPING: Final = f"""\
+run_key = ["Sent on"]
+fill_down = ["Sent on", "By"]
+date_formats = ["%d.%m.%Y"]
+time_zone = "Europe/Berlin"
+decimal_sign = ","
+thousands_sign = "."
+[columns]
+claimId = "Claim"
+createdAt = "Sent on"
+triggeredBy = "By"
+amount = "EUR"
+[constants]
+orgId = "{ORG}"
+format = "spreadsheet"
+currency = "EUR"
+"""
+IMPORTED_RUNS: Final = 2
+
 
 def main() -> None:
     """Start the services and a worker, tell the story, and stop what was started."""
@@ -41,10 +76,15 @@ def main() -> None:
         }
         subprocess.run([COMMAND, "migrate"], env=environment, check=True)
         with running_worker(environment):
+            asyncio.run(_until_answered(BrokerSettings.model_validate({"amqp_url": running.amqp_url})))
+            import_sheet(environment)
             asyncio.run(story(running))
         chapter("The event that could not be processed is in its dead-letter queue, with the reason")
         show = [COMMAND, "dead-letters", "list", "--queue", RUN_CREATED, "--newer-than", "5m"]
         subprocess.run(show, env=environment, check=True)
+        chapter("The auditor's report, with totals that add up")
+        report = [COMMAND, "report", "--org", ORG, "--output", str(FOLDER / "report.html")]
+        subprocess.run(report, env=environment, check=True)
     out.print_line()
     out.print_line("Everything that was started is stopped again.", style="dim")
 
@@ -60,14 +100,27 @@ def running_worker(environment: dict[str, str]) -> Iterator[None]:
             process.wait(STOP_TIMEOUT_S)
 
 
+def import_sheet(environment: dict[str, str]) -> None:
+    """Import what a person kept in a spreadsheet before there was the service."""
+    chapter("Before the service a person kept a sheet")
+    out.print_text(SHEET)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    sheet, mapping = FOLDER / "sheet.csv", FOLDER / "mapping.toml"
+    sheet.write_text(SHEET, encoding="utf-8")
+    mapping.write_text(MAPPING, encoding="utf-8")
+    chapter("It is imported: a row that is no claim is refused, and one claim is found that went out twice")
+    command = [COMMAND, "import", str(sheet), "--mapping", str(mapping), "--source", "sheet", "--apply"]
+    finished = subprocess.run(command, env=environment)
+    assert finished.returncode == Exit.REFUSED
+
+
 async def story(running: Services) -> None:
     """Exporters publish what happened in a day; afterwards others ask about it."""
     settings = BrokerSettings.model_validate({"amqp_url": running.amqp_url})
-    await _until_answered(settings)
     async with open_client(settings) as client:
         chapter("Exporters publish what happened, some of it twice, out of order, or wrong")
         runs = await _publish_the_day(client)
-        await _until_stored(client, runs)
+        await _until_stored(client, IMPORTED_RUNS + runs)
 
         chapter(f"The history panel: runs of {ORG}, newest first")
         page = await client.call(operations.GET_EXPORT_HISTORY, GetExportHistory(org_id=ORG))
@@ -87,7 +140,7 @@ async def story(running: Services) -> None:
         await _race(client, reserve=False)
         chapter("The same race for parking-3, but each exporter reserves the claim first")
         await _race(client, reserve=True)
-        chapter("The claim that went out twice is recorded, and an alert was published to export-runs.alerts")
+        chapter("What went out twice is recorded; for parking-2 an alert was published to export-runs.alerts")
         doubles = await client.call(operations.LIST_DOUBLE_EXPORTS, ListDoubleExports(org_id=ORG))
         result_tables.show_double_exports(out, doubles)
 
