@@ -22,6 +22,7 @@ from cli.dead_letters.commands import dead_letters
 from cli.event_file import LineCounts, publish_lines
 from cli.health_check import ask_health
 from cli.imports.commands import import_commands
+from cli.imports.compare_command import compare_commands
 from cli.log_commands import log_commands
 from cli.permissions import permissions
 from cli.reports.commands import report_commands
@@ -64,6 +65,7 @@ app.add_typer(status_commands)
 app.add_typer(contract_commands)
 app.add_typer(topology_commands)
 app.add_typer(import_commands)
+app.add_typer(compare_commands)
 app.add_typer(report_commands)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(permissions, name="permissions")

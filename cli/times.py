@@ -1,7 +1,7 @@
 """Times and ages: how the command prints them, and how an operator types an age."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
@@ -12,6 +12,9 @@ _AGE: Final = re.compile(r"(?=\d)(?:(\d{1,9})d)? ?(?:(\d{1,9})h)? ?(?:(\d{1,9})m
 
 AGE_DAYS_MAX: Final = 36_500
 AGE_S_MAX: Final = AGE_DAYS_MAX * 86_400
+
+YEAR_MIN: Final = 1900
+YEAR_MAX: Final = 9998
 
 UNKNOWN: Final = "unknown"
 
@@ -45,6 +48,17 @@ def age_option(text: str) -> timedelta:
         return parse_age(text)
     except ValueError:
         raise typer.BadParameter(f"must be an age such as 90s, 15m, 2h or 3d, at most {AGE_DAYS_MAX}d") from None
+
+
+def day_option(text: str) -> date:
+    """The day in an option of a command. Raises BadParameter."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("must be a day such as 2026-01-31") from None
+    if not YEAR_MIN <= day.year <= YEAR_MAX:
+        raise typer.BadParameter(f"must be in the years {YEAR_MIN} to {YEAR_MAX}")
+    return day
 
 
 def _span_text(span: timedelta) -> str:

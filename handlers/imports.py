@@ -1,13 +1,16 @@
 """What the log and the tables know of runs that are to be imported."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
 import sql
 from schema.events import RunCreated, RunFinished
+from schema.fields import amount_text
 from sql.connection import Connection
 
 from .event_log import EventType
@@ -17,6 +20,9 @@ from .query_arguments import LoggedPayload, OrganisationClaims, column_arrays, j
 EXPORTS_ELSEWHERE_MAX: Final = 100_000
 """Exports by the service's own runs that are read for some imported runs; those past it are found when the events are
 stored."""
+
+EXPORTS_AT_ONCE: Final = 2_000
+"""Exported claims that are fetched at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,33 @@ async def known_runs(
         different={start.run_id for start, end in runs if {start.event_id, end.event_id} & others},
         exported_elsewhere=dict(elsewhere),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A claim that is exported: by a run that began in a period or not, and each amount that it came to."""
+
+    claim_id: str
+    is_of_period: bool
+    amounts: set[str]
+    """With their currencies, where both are known."""
+
+
+async def exports_of_organisation(
+    connection: Connection, org_id: str, start: datetime, end: datetime
+) -> AsyncIterator[Export]:
+    """All exported claims of an organisation in the order of their ids, as the caller's transaction sees them.
+
+    The period begins at `start` and ends before `end`.
+    """
+    rows = connection.cursor(sql.query("list_exports_of_organisation"), org_id, start, end, prefetch=EXPORTS_AT_ONCE)
+    async for row in rows:
+        yield Export(row["claim_id"], row["is_of_period"], {_amount_text(text) for text in row["amounts"] or ()})
+
+
+def _amount_text(text: str) -> str:
+    currency, amount = text.split(" ")
+    return f"{currency} {amount_text(Decimal(amount))}"
 
 
 async def stored_events(connection: Connection, event_ids: Collection[UUID]) -> set[UUID]:

@@ -27,6 +27,7 @@ from cli.reports.page import ReportPage
 from cli.reports.values import Value
 from cli.reports.workbook import ReportWorkbook
 from cli.terminal import err, out
+from cli.times import day_option
 from handlers.log_replay import INT64_MIN
 from handlers.reports import TABLES, Report, ReportRefused, ReportScope, open_report
 from schema.limits import TEXT_CHARS_MAX
@@ -34,8 +35,6 @@ from schema.limits import TEXT_CHARS_MAX
 LIBRARIES: Final = {"html": ("jinja2", "pygal"), "xlsx": ("xlsxwriter",)}
 """What a format needs that is installed only with the extra `report`."""
 
-YEAR_MIN: Final = 1900
-YEAR_MAX: Final = 9998
 REPORTED_ROWS: Final = 1_000
 """The progress bar moves after so many rows."""
 
@@ -67,20 +66,10 @@ class ReportWriter(Protocol):
         """Write what is known at the end."""
 
 
-def _day(text: str) -> date:
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter("must be a day such as 2026-01-31") from None
-    if not YEAR_MIN <= day.year <= YEAR_MAX:
-        raise typer.BadParameter(f"must be in the years {YEAR_MIN} to {YEAR_MAX}")
-    return day
-
-
 def _month(text: str) -> date:
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text, re.ASCII):
         raise typer.BadParameter("must be a month such as 2026-01")
-    return _day(f"{text}-01")
+    return day_option(f"{text}-01")
 
 
 def _zone(text: str) -> ZoneInfo:
@@ -95,10 +84,12 @@ def report(
         str | None, typer.Option("--org", help="Only this organisation. Without it the report is about all.")
     ] = None,
     first: Annotated[
-        date | None, typer.Option("--from", parser=_day, metavar="DAY", help="Runs that began on this day or later.")
+        date | None,
+        typer.Option("--from", parser=day_option, metavar="DAY", help="Runs that began on this day or later."),
     ] = None,
     last: Annotated[
-        date | None, typer.Option("--to", parser=_day, metavar="DAY", help="Runs that began on this day or earlier.")
+        date | None,
+        typer.Option("--to", parser=day_option, metavar="DAY", help="Runs that began on this day or earlier."),
     ] = None,
     month: Annotated[
         date | None, typer.Option(parser=_month, metavar="MONTH", help="Runs that began in this month.")

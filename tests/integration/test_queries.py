@@ -208,6 +208,10 @@ QUERIES = {
     "record_migration": ("int4, text, text", ""),
     "allow_sequential_scans": ("", "set_config text, set_config text"),
     "analyze_replayed_tables": ("text[]", "statement text"),
+    "list_exports_of_organisation": (
+        "text, timestamptz, timestamptz",
+        "claim_id text, is_of_period bool, amounts text[]",
+    ),
     "list_log_writers": ("", "writer text"),
     "report_amounts_by_time": (
         "timestamptz, timestamptz, text, text",
