@@ -41,8 +41,9 @@ class RequestFailed(Exception):
 class Client:
     """Sends requests and publishes events over one connection. Made by open_client."""
 
-    def __init__(self, link: Link, lost: asyncio.Future[str]) -> None:
+    def __init__(self, link: Link, lost: asyncio.Future[str], user_id: str | None) -> None:
         self._link = link
+        self._user_id = user_id
         self._lost = lost
         self._replies: dict[str, asyncio.Future[bytes]] = {}
 
@@ -65,6 +66,7 @@ class Client:
             correlation_id=correlation_id,
             message_id=correlation_id,
             expiration=timeout_s,
+            user_id=self._user_id,
         )
         try:
             async with asyncio.timeout(timeout_s):
@@ -86,6 +88,7 @@ class Client:
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             type=event_type,
             message_id=str(uuid4()),
+            user_id=self._user_id,
             timestamp=datetime.now(UTC),  # the age of the message, should it become unroutable
         )
         await self._publish(names.EVENTS_EXCHANGE, event_type, message)
@@ -126,6 +129,6 @@ async def open_client(settings: BrokerSettings) -> AsyncIterator[Client]:
             lost.set_result(reason)
 
     async with open_broker(settings, "a command", confirms=True, on_loss=note_loss) as link:
-        client = Client(link, lost)
+        client = Client(link, lost, settings.user_id)
         await client.listen()
         yield client

@@ -13,6 +13,7 @@ class ErrorCode(StrEnum):
     DOUBLE_EXPORT_NOT_FOUND = "DOUBLE_EXPORT_NOT_FOUND"
     CONFLICT = "CONFLICT"
     RESULT_TOO_LARGE = "RESULT_TOO_LARGE"
+    ORGANISATION_NOT_ALLOWED = "ORGANISATION_NOT_ALLOWED"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
 
@@ -36,6 +37,9 @@ class DeadLetterCode(StrEnum):
 
     RUN_OF_OTHER_ORGANISATION = "RUN_OF_OTHER_ORGANISATION"
     """The `runId` belongs to another organisation."""
+
+    ORGANISATION_NOT_ALLOWED = "ORGANISATION_NOT_ALLOWED"
+    """Its publisher may not write for the organisation, or RabbitMQ does not know who published it."""
 
     RUN_PURGED = "RUN_PURGED"
     """An operator removed the run for good. When that was a mistake, `export-runs unpurge` brings it back."""

@@ -56,17 +56,18 @@ async def next_message(queue: AbstractQueue) -> AbstractIncomingMessage:
 class Wire:
     """Publishes events, sends requests, and reads queues."""
 
-    def __init__(self, channel: AbstractChannel) -> None:
+    def __init__(self, channel: AbstractChannel, user_id: str | None = None) -> None:
         self.channel = channel
+        self.user_id = user_id
         self._replies: dict[str, asyncio.Future[AbstractIncomingMessage]] = {}
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, amqp_url: str) -> AsyncIterator["Wire"]:
-        """Connect, and consume direct replies."""
+    async def connect(cls, amqp_url: str, user_id: str | None = None) -> AsyncIterator["Wire"]:
+        """Connect, and consume direct replies. Messages name the user, if one is given."""
         connection = await aio_pika.connect(amqp_url, timeout=WAIT_S)
         async with connection:
-            wire = cls(await connection.channel(on_return_raises=True))
+            wire = cls(await connection.channel(on_return_raises=True), user_id)
             direct = await wire.channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
             await direct.consume(wire._take, no_ack=True)
             yield wire
@@ -97,6 +98,7 @@ class Wire:
                 "delivery_mode": aio_pika.DeliveryMode.PERSISTENT,
                 "type": event_type,
                 "message_id": str(uuid4()),
+                "user_id": self.user_id,
                 **properties,
             },
         )
@@ -113,6 +115,7 @@ class Wire:
                 "content_type": "application/json",
                 "reply_to": "amq.rabbitmq.reply-to",
                 "correlation_id": correlation_id,
+                "user_id": self.user_id,
                 **properties,
             },
         )

@@ -27,7 +27,7 @@ from worker.events.dead_letters import DeadLetters
 from worker.jobs.alert_outbox import AlertOutbox
 from worker.jobs.backlog import measure_backlog, measure_queues
 from worker.jobs.stale_runs import warn_of_stale_runs
-from worker.limits import DEFAULT_LIMITS, TimeOuts, WorkerLimits
+from worker.limits import DEFAULT_LIMITS, WorkerLimits
 from worker.logs import Repetitions, describe, waiting_place
 from worker.monitoring.health import Health
 from worker.requests.pending_events import PendingEventsLookup
@@ -185,11 +185,12 @@ def _event_services(
 ) -> list[Coroutine[Any, Any, Any]]:
     """What a session does for events, alerts and stale runs: nothing without a database."""
     limits = parts.limits
-    parked_time_outs = TimeOuts(settings.lock_timeout_s, settings.statement_timeout_s)
-    dead_letters = DeadLetters(publishing, limits.dead_letter_timeout_s)
+    # Of a parked event RabbitMQ checks that the worker has published it: only then is that worth something.
+    user_id = settings.user_id if settings.organisations else None
+    dead_letters = DeadLetters(publishing, limits.dead_letter_timeout_s, user_id)
     return [
         *(
-            EventConsumer(route, consuming, database, dead_letters, parked_time_outs, limits, ending).run()
+            EventConsumer(route, consuming, database, dead_letters, settings, limits, ending).run()
             for route in parts.routes.events
         ),
         AlertOutbox(publishing, database, limits, ending).run(),

@@ -10,14 +10,27 @@ sentence here quotes the URL.
 
 import random
 import re
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from schema.errors import FieldError
+from schema.fields import Name
 from schema.limits import STALE_RUN_AGE_S_MAX
 
 STATEMENT_TIMEOUT_MAX_S: Final = 10
@@ -29,6 +42,8 @@ HTTP_PORT: Final = "EXPORT_RUNS_HTTP_PORT"
 PORT_MAX: Final = 65_535
 
 AMQP_URLS_MAX: Final = 16
+
+ORGANISATIONS_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _ENCODE: Final = (
     "a user name or password with a special character must be percent-encoded: / as %2F, @ as %40, # as %23, "
@@ -61,6 +76,61 @@ def _is_database_url(url: SecretStr) -> SecretStr:
     return url
 
 
+@dataclass(frozen=True, slots=True)
+class Organisations:
+    """Which organisations each user of RabbitMQ may write and ask for, as a file says."""
+
+    path: str
+    by_user: Mapping[str, frozenset[str] | None]
+    """None: all of them."""
+
+    def refusal(self, user_id: str | None, org_id: str | None, own_user: str | None) -> FieldError | None:
+        """Why a message of this user may not be about this organisation; None if it may.
+
+        RabbitMQ has checked who the user is. `own_user` is the worker's: an event that it has parked was checked then.
+        """
+        if not user_id:
+            return FieldError(field="user_id", message="is required")
+        if user_id == own_user:
+            return None
+        if user_id not in self.by_user:
+            return FieldError(field="user_id", message="has no organisations")
+        allowed = self.by_user[user_id]
+        if allowed is None or org_id in allowed:
+            return None
+        message = "is required" if org_id is None else "is not an organisation of this user"
+        return FieldError(field="orgId", message=message)
+
+
+_USERS: Final = TypeAdapter(dict[str, Literal["*"] | Annotated[list[Name], Field(min_length=1)]])
+
+
+def read_organisations(path: str) -> Organisations:
+    """Read such a file: TOML, with a line for each user, which has a list of organisations or "*".
+
+    Raises ValueError, with the line or the user that is wrong.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(ORGANISATIONS_BYTES_MAX + 1)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(text) > ORGANISATIONS_BYTES_MAX:
+        raise ValueError(f"{path}: has more than {ORGANISATIONS_BYTES_MAX:,} bytes")
+    try:
+        users = _USERS.validate_python(tomllib.loads(text.decode()))
+    except ValidationError as error:
+        user = str(error.errors()[0]["loc"][0])
+        raise ValueError(f'{path}: {user}: must be "*", or a list of at least one organisation') from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not TOML in UTF-8: {error}") from None
+    return Organisations(path, {user: None if found == "*" else frozenset(found) for user, found in users.items()})
+
+
+def _read_organisations(path: object) -> object:
+    return read_organisations(path) if isinstance(path, str) else path
+
+
 class BrokerSettings(BaseSettings):
     """How to reach RabbitMQ."""
 
@@ -80,6 +150,14 @@ class BrokerSettings(BaseSettings):
     def amqp_urls(self) -> tuple[str, ...]:
         """The URLs in `amqp_url`, in their order."""
         return _split_urls(self.amqp_url.get_secret_value())
+
+    @property
+    def user_id(self) -> str | None:
+        """The user of the URLs, as a message names it; None where RabbitMQ learns the user otherwise."""
+        url = urlsplit(self.amqp_urls[0])
+        if url.username:
+            return unquote(url.username)
+        return None if "auth" in dict(parse_qsl(url.query)) else "guest"
 
     def from_random_url(self) -> Self:
         """The same, with another of the URLs first: so workers do not all connect to one node."""
@@ -136,6 +214,9 @@ class WorkerSettings(BrokerSettings, DatabaseSettings, HttpSettings):
     rpc_queue_type: Literal["classic", "quorum"] = "classic"
     """The type of the request queues. On a cluster, quorum queues are there when the node of a classic one is not."""
 
+    organisations: Annotated[Organisations | None, NoDecode, BeforeValidator(_read_organisations)] = None
+    """The path of a file that says which user may write and ask for which organisations. Without it, all for all."""
+
     stale_run_s: Annotated[int, Field(ge=1, le=STALE_RUN_AGE_S_MAX)] = 86_400
     """The log warns of runs that started longer ago than this and have not ended."""
 
@@ -143,6 +224,14 @@ class WorkerSettings(BrokerSettings, DatabaseSettings, HttpSettings):
     """How long the worker may take, after SIGTERM or SIGINT, to finish what is in hand."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("organisations")
+    @classmethod
+    def _knows_own_user(cls, organisations: Organisations | None, info: ValidationInfo) -> Organisations | None:
+        urls = info.data.get("amqp_url")
+        if organisations is not None and urls is not None and BrokerSettings(amqp_url=urls).user_id is None:
+            raise ValueError("needs EXPORT_RUNS_AMQP_URL to name the worker's user, also where a certificate tells it")
+        return organisations
 
     @field_validator("reply_queue_prefixes", mode="before")
     @classmethod
@@ -182,7 +271,17 @@ def check_database_url(url: str) -> None:
 
 def effective_settings(settings: BaseSettings) -> dict[str, object]:
     """Every setting and its value, for the log. Of a URL it has the hosts and ports: no user, no password."""
-    return {name: _hosts(value) if isinstance(value, SecretStr) else value for name, value in settings}
+
+    def effective(value: object) -> object:
+        match value:
+            case SecretStr():
+                return _hosts(value)
+            case Organisations():
+                return value.path
+            case _:
+                return value
+
+    return {name: effective(value) for name, value in settings}
 
 
 def _hosts(urls: SecretStr) -> str:

@@ -24,6 +24,7 @@ from cli.dead_letters.letter import (
 from cli.dead_letters.queues import QueueBrowser, QueueCounts
 from handlers.discards import Discard, log_discard
 from schema import names
+from schema.errors import DeadLetterCode
 from schema.events import EVENTS
 from sql.connection import Connection
 from worker.broker.link import Delivery, Link
@@ -94,7 +95,19 @@ class ReplayAction:
     number of its replays and its earlier errors. Without a link the action can only name obstacles.
     """
 
-    def __init__(self, link: Link | None, replay_id: str, to_type: str | None, rate_per_s: float | None) -> None:
+    def __init__(
+        self,
+        link: Link | None,
+        replay_id: str,
+        to_type: str | None,
+        rate_per_s: float | None,
+        user_id: str | None,
+        *,
+        chosen: bool,
+    ) -> None:
+        """`chosen`: the command names the letters that it replays, or their error code."""
+        self._user_id = user_id
+        self._is_chosen = chosen
         self._replay_id = replay_id
         self._link = link
         self._to_type = to_type
@@ -102,7 +115,13 @@ class ReplayAction:
         self._next_at_s = 0.0
 
     def obstacle(self, letter: DeadLetter, delivery: Delivery) -> str | None:
-        """An event of an unknown type would be unroutable again."""
+        """An event of an unknown type would be unroutable again, and one that its publisher may not write would be
+        written by whoever replays it."""
+        if letter.error_code == DeadLetterCode.ORGANISATION_NOT_ALLOWED and not self._is_chosen:
+            return (
+                f"{letter.error_code}: their publishers may not write for these organisations; replay one by "
+                "--message-id, or all by --error-code, if you answer for them"
+            )
         routing_key = self._routing_key(letter, delivery)
         return None if routing_key in EVENTS else f"no queue takes the routing key {routing_key!r}"
 
@@ -144,7 +163,7 @@ class ReplayAction:
             REPLAYED_ERRORS_HEADER: [each[:REPLAYED_ERROR_CHARS_MAX] for each in errors],
             REPLAY_ID_HEADER: self._replay_id,
         }
-        return message_copy(delivery, headers, self._to_type or properties.message_type)
+        return message_copy(delivery, headers, self._to_type or properties.message_type, self._user_id)
 
 
 class DiscardAction:

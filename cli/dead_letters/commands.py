@@ -153,11 +153,12 @@ def replay(
 
     async def open_action(stack: AsyncExitStack, browser: QueueBrowser) -> Action:
         await check_event_queues(browser)
+        chosen = bool(message_ids or error_code)
         if dry_run:
-            return ReplayAction(None, replay_id, to_type, rate)
+            return ReplayAction(None, replay_id, to_type, rate, settings.user_id, chosen=chosen)
         # Its own connection: a broker short of memory stops reading from connections that publish.
         link = await stack.enter_async_context(open_broker(settings, "replaying", confirms=True))
-        return ReplayAction(link, replay_id, to_type, rate)
+        return ReplayAction(link, replay_id, to_type, rate, settings.user_id, chosen=chosen)
 
     _apply(settings, queue, selection, open_action, "replay", dry_run=dry_run, as_json=as_json)
 

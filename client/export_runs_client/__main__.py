@@ -18,10 +18,10 @@ URL_VARIABLE: Final = "EXPORT_RUNS_AMQP_URL"
 FLUSH_TIMEOUT_S: Final = 60.0
 
 
-async def flush(folder: Path, url: str, timeout_s: float) -> int:
+async def flush(folder: Path, url: str, timeout_s: float, user_id: str | None = None) -> int:
     """Report what processes that have died left in a spool; returns 0, or 1 if something is left."""
     left = False
-    async with open_connection([url], "export-runs-client flush") as connection:
+    async with open_connection([url], "export-runs-client flush", user_id) as connection:
         for path in spool_files(folder):
             try:
                 async with asyncio.timeout(timeout_s):
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("spool", type=Path, help="the folder of the spool")
     command.add_argument("--url", default=os.environ.get(URL_VARIABLE), help=f"RabbitMQ; without it, {URL_VARIABLE}")
     command.add_argument("--timeout-s", type=float, default=FLUSH_TIMEOUT_S, help="how long to try, for each file")
+    command.add_argument("--user-id", help="the user of the URL, where the service wants events to name it")
     given = parser.parse_args(arguments)
     if not given.url:
         command.error(f"give --url, or set {URL_VARIABLE}")
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it says is in our own lines
     try:
-        return asyncio.run(flush(given.spool, given.url, given.timeout_s))
+        return asyncio.run(flush(given.spool, given.url, given.timeout_s, given.user_id))
     except ValueError as error:
         command.error(str(error))
 

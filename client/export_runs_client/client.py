@@ -121,15 +121,17 @@ class ExportRuns:
         spool: str | Path | None = None,
         timeout_s: float = TIMEOUT_S,
         name: str = "export-runs-client",
+        user_id: str | None = None,
     ) -> AsyncIterator[Self]:
         """Connect to RabbitMQ, at one of these URLs, and again after each loss.
 
         It does not wait for the connection: each call does, as long as its time-out allows. RabbitMQ shows the
-        connection under its `name`. `spool` is a folder that outlives the process, for `export`: what processes that
+        connection under its `name`. `user_id` is the user of the URLs, where the service wants messages to name it:
+        RabbitMQ refuses another one. `spool` is a folder that outlives the process, for `export`: what processes that
         have died left there is reported now.
         """
         async with AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(open_connection(urls, name))
+            connection = await stack.enter_async_context(open_connection(urls, name, user_id))
             delivery = None
             if spool is not None:
                 delivery = await stack.enter_async_context(open_delivery(connection, Path(spool), timeout_s))

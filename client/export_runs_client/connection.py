@@ -25,8 +25,9 @@ log = logging.getLogger("export_runs_client")
 class Connection:
     """Has a link to RabbitMQ as often as there can be one. Made by open_connection."""
 
-    def __init__(self, urls: Sequence[str], name: str) -> None:
+    def __init__(self, urls: Sequence[str], name: str, user_id: str | None) -> None:
         self._urls = urls
+        self._user_id = user_id
         self._name = name
         self._link: Link | None = None
         self._linked = asyncio.Event()
@@ -46,7 +47,7 @@ class Connection:
         pause_s = PAUSE_FIRST_S
         for url in itertools.cycle(self._urls):
             try:
-                async with open_link(url, self._name) as link:
+                async with open_link(url, self._name, self._user_id) as link:
                     self._link = link
                     self._linked.set()
                     linked_at_s = loop.time()
@@ -61,14 +62,14 @@ class Connection:
 
 
 @asynccontextmanager
-async def open_connection(urls: Sequence[str], name: str) -> AsyncIterator[Connection]:
+async def open_connection(urls: Sequence[str], name: str, user_id: str | None = None) -> AsyncIterator[Connection]:
     """A connection that is kept until the end. It does not wait until there is a link."""
     for url in urls:
         if urlsplit(url).scheme not in ("amqp", "amqps"):
             raise ValueError("each URL must begin with amqp:// or amqps://")
     if not urls:
         raise ValueError("at least one URL is needed")
-    connection = Connection(urls, name)
+    connection = Connection(urls, name, user_id)
     keeping = asyncio.create_task(connection.keep())
     try:
         yield connection

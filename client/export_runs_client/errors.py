@@ -56,6 +56,10 @@ class ResultTooLarge(RequestFailed):
     """`RESULT_TOO_LARGE`: the message says what to ask instead."""
 
 
+class OrganisationNotAllowed(RequestFailed):
+    """`ORGANISATION_NOT_ALLOWED`: this user may not ask for this organisation; `error.details` says why."""
+
+
 class Unavailable(RequestFailed):
     """`UNAVAILABLE`: the service cannot answer now. A write may have been stored: repeat it."""
 
@@ -70,6 +74,7 @@ ERRORS: Final[dict[ErrorCode, type[RequestFailed]]] = {
     ErrorCode.DOUBLE_EXPORT_NOT_FOUND: DoubleExportNotFound,
     ErrorCode.CONFLICT: Conflict,
     ErrorCode.RESULT_TOO_LARGE: ResultTooLarge,
+    ErrorCode.ORGANISATION_NOT_ALLOWED: OrganisationNotAllowed,
     ErrorCode.UNAVAILABLE: Unavailable,
     ErrorCode.INTERNAL: InternalError,
 }

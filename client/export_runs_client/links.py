@@ -33,7 +33,8 @@ class Link:
     Whatever breaks in it, a channel or the connection, ends it whole: `lost` then has the reason.
     """
 
-    def __init__(self, requests: AbstractChannel, events: AbstractChannel) -> None:
+    def __init__(self, requests: AbstractChannel, events: AbstractChannel, user_id: str | None) -> None:
+        self._user_id = user_id
         self._requests = requests
         self._events = events
         self._replies: dict[str, asyncio.Future[bytes]] = {}
@@ -59,6 +60,7 @@ class Link:
             correlation_id=request_id,
             reply_to=names.DIRECT_REPLY_TO,
             expiration=expiration_s,
+            user_id=self._user_id,
             timestamp=datetime.now(UTC),
             headers={names.TIMESTAMP_HEADER: time.time_ns() // 1_000_000},  # the property has whole seconds only
         )
@@ -79,6 +81,7 @@ class Link:
             content_type=names.CONTENT_TYPE,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             type=event_type,
+            user_id=self._user_id,
             message_id=str(uuid4()),  # of this attempt: confirms are matched by it; the event's own id is its eventId
             timestamp=datetime.now(UTC),
             headers={ORGANISATION_HEADER: org_id},
@@ -106,8 +109,9 @@ class Link:
 
 
 @asynccontextmanager
-async def open_link(url: str, name: str) -> AsyncIterator[Link]:
-    """Connect, and receive replies. RabbitMQ shows the connection under this name. Raises ConnectionLost."""
+async def open_link(url: str, name: str, user_id: str | None) -> AsyncIterator[Link]:
+    """Connect, and receive replies. RabbitMQ shows the connection under this name. Messages carry `user_id`, if it is
+    not None. Raises ConnectionLost."""
     with broker_errors("connect"):
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -123,7 +127,7 @@ async def open_link(url: str, name: str) -> AsyncIterator[Link]:
         with broker_errors("connect"):
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 requests, events = [await connection.channel(on_return_raises=True) for _ in range(2)]
-                link = Link(requests, events)
+                link = Link(requests, events, user_id)
                 connection.close_callbacks.add(lambda _, error: link.lose(_reason("the connection closed", error)))
                 for channel in (requests, events):
                     channel.close_callbacks.add(lambda _, error: link.lose(_reason("a channel closed", error)))

@@ -172,11 +172,12 @@ class ExportRuns(Face[client.ExportRuns]):
         spool: str | Path | None = None,
         timeout_s: float = client.TIMEOUT_S,
         name: str = "export-runs-client",
+        user_id: str | None = None,
     ) -> Iterator["ExportRuns"]:
         """Connect to RabbitMQ, at one of these URLs, and again after each loss. Each process makes its own client."""
         thread = LoopThread()
         try:
-            block = client.ExportRuns.connect(*urls, spool=spool, timeout_s=timeout_s, name=name)
+            block = client.ExportRuns.connect(*urls, spool=spool, timeout_s=timeout_s, name=name, user_id=user_id)
             with _entered(block, thread) as runs:
                 yield cls(runs, thread)
         finally:

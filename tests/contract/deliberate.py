@@ -39,14 +39,20 @@ DELIBERATE: Final[dict[str, dict[str, Change]]] = {
             ),
         ),
         "error-reply": Change(
-            "RabbitMQ would close the channel on a reply that is too large", (".error.code: may be RESULT_TOO_LARGE",)
+            "RabbitMQ would close the channel on a reply that is too large; a user who may not ask for an organisation "
+            "can do nothing but ask somebody",
+            (".error.code: may be RESULT_TOO_LARGE", ".error.code: may be ORGANISATION_NOT_ALLOWED"),
         ),
         "find-runs-by-claim-id.reply": Change(
             "an export that was taken back is none", (".result.runs[].claimOutcome: may be reversed",)
         ),
         "dead-letter-headers": Change(
             "an operator does something else about each of them",
-            (".x-error-code: may be RUN_PURGED", ".x-error-code: may be STORE_TIMED_OUT"),
+            (
+                ".x-error-code: may be ORGANISATION_NOT_ALLOWED",
+                ".x-error-code: may be RUN_PURGED",
+                ".x-error-code: may be STORE_TIMED_OUT",
+            ),
         ),
     }
 }

@@ -89,7 +89,7 @@ async def ask_the_broker(settings: WorkerSettings) -> None:
 async def use_the_client(settings: WorkerSettings) -> None:
     """The same for a program that uses the client library."""
     while True:
-        async with client_link(settings.amqp_url.get_secret_value(), "a test"):
+        async with client_link(settings.amqp_url.get_secret_value(), "a test", None):
             pass
 
 

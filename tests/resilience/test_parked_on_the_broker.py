@@ -4,6 +4,7 @@ import asyncio
 import json
 import struct
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,16 +68,22 @@ async def test_the_headers_of_a_parked_event_end_no_session(
 
 
 async def test_large_events_wait_for_their_turn_as_long_as_it_takes(
-    amqp_url: str, database_url: str, wire: Wire, log: Log, connection: Connection, with_ttl: Topology
+    amqp_url: str, database_url: str, log: Log, connection: Connection, with_ttl: Topology, tmp_path: Path
 ) -> None:
-    """They are stored on the side, one at a time. None is a dead letter before it was tried."""
+    """They are stored on the side, one at a time. None is a dead letter before it was tried.
+
+    Where users have organisations, the worker vouches for what it has parked.
+    """
     await slow_down(connection, "org-slow", 0.5)
-    settings = worker_settings(amqp_url, database_url)
+    file = tmp_path / "organisations.toml"
+    file.write_text('nobody = "*"')
+    settings = worker_settings(amqp_url, database_url, organisations=str(file))
     limits = replace(DEFAULT_LIMITS, batch_claims_max=BATCH_CLAIMS_MAX, parked_events_max=2, broker_parks_max=1)
     large = [run_finished(orgId="org-slow", status="failed", claimIds=TOO_MANY_CLAIMS) for _ in range(12)]
     async with (
         open_pool(settings, DATABASE_CONNECTIONS_MAX) as pool,
         running_worker(settings, pool, WorkerParts(limits=limits, topology=with_ttl)),
+        Wire.connect(amqp_url, settings.user_id) as wire,
     ):
         await until_serving(wire)
         await publish_all(wire, "run-finished", large)

@@ -9,14 +9,16 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.exceptions import DeliveryError
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 
 from cli.permissions import ROLES
+from export_runs_client import ExportRuns, OrganisationNotAllowed
 from local.services import LocalRabbitMQ
 from schema.names import rpc_queue
 from schema.operations import OPERATIONS
@@ -311,6 +313,74 @@ async def test_a_worker_that_may_configure_nothing_uses_what_is_there(
     with pytest.raises(DeliveryError):
         await until_full()
     await check_services(worker_settings(url_of(users, "worker", VHOST), database_url))
+
+
+async def test_a_user_writes_and_asks_for_its_own_organisations_only(
+    users: LocalRabbitMQ, pool: Pool, database_url: str, tmp_path: Path
+) -> None:
+    """No answer tells whether another organisation has a run."""
+    file = tmp_path / "organisations.toml"
+    file.write_text('test-exporter = ["acme"]\ntest-panel = ["globex"]\ntest-operator = "*"')
+    settings = worker_settings(url_of(users, "worker"), database_url, organisations=str(file))
+
+    async def wire_of(stack: AsyncExitStack, role: str, *, named: bool = True) -> Wire:
+        return await stack.enter_async_context(Wire.connect(url_of(users, role), f"test-{role}" if named else None))
+
+    async with AsyncExitStack() as stack:
+        exporter, panel, operator, guard = [
+            await wire_of(stack, role) for role in ("exporter", "panel", "operator", "guard")
+        ]
+        unnamed = await wire_of(stack, "exporter", named=False)
+        await stack.enter_async_context(running_worker(settings, pool))
+        stored = run_finished(orgId="acme", claimIds=["taxi-1"])
+        await exporter.publish("run-finished", stored)
+        await operator.until_run(stored["runId"], orgId="acme")  # it may leave the organisation out
+
+        for reason, wire in {"orgId: is not": exporter, "user_id: is required": unnamed}.items():
+            event = run_finished(orgId="globex")
+            await wire.publish("run-finished", event)
+            letter = await operator.take_from("export-runs.run-finished.dead")
+            assert letter.headers["x-error-code"] == "ORGANISATION_NOT_ALLOWED"
+            assert str(letter.headers["x-error-detail"]).startswith(reason)
+            assert await operator.run(event["runId"]) is None
+
+        for who, operation, body, field in (
+            (exporter, "check-claims", {"orgId": "globex", "claimIds": ["c"]}, "orgId"),
+            (exporter, "reserve-claims", {"orgId": "globex", "runId": str(uuid4()), "claimIds": ["c"]}, "orgId"),
+            (exporter, "get-export-run-by-id", {"runId": stored["runId"]}, "orgId"),
+            (panel, "get-export-run-by-id", {"runId": stored["runId"], "orgId": "acme"}, "orgId"),
+            (panel, "get-export-run-by-id", {"runId": str(uuid4()), "orgId": "acme"}, "orgId"),
+            (panel, "find-runs-by-claim-id", {"claimId": "taxi-1"}, "orgId"),
+            (unnamed, "check-claims", {"orgId": "acme", "claimIds": ["c"]}, "user_id"),
+            (guard, "check-claims", {"orgId": "acme", "claimIds": ["c"]}, "user_id"),
+        ):
+            error = await who.error(operation, body)
+            assert (error["code"], error["details"][0]["field"]) == ("ORGANISATION_NOT_ALLOWED", field), body
+        assert (await exporter.check("acme", "taxi-1"))["exported"]
+        foreign, unknown = [
+            await panel.error("get-export-run-by-id", {"runId": run_id, "orgId": "globex"})
+            for run_id in (stored["runId"], str(uuid4()))
+        ]
+        assert foreign == unknown
+        assert foreign["code"] == "RUN_NOT_FOUND"
+
+        # RabbitMQ takes nobody's word for who he is.
+        with pytest.raises(ChannelPreconditionFailed, match="user_id"):
+            await exporter.publish("run-finished", stored, user_id="test-operator")
+
+        await unnamed.publish("run-finished", run_finished(orgId="acme"))
+        await operator.until_count("export-runs.run-finished.dead", 1)
+        as_operator = worker_settings(url_of(users, "operator"), database_url)
+        left = await forked_export_runs("dead-letters", "replay", settings=as_operator)
+        assert (left.code, "may not write for these organisations" in left.err) == (1, True), left
+        options = "--error-code", "ORGANISATION_NOT_ALLOWED"
+        done = await forked_export_runs("dead-letters", "replay", *options, settings=as_operator)
+        assert done.code == 0, done
+        await operator.until_count("export-runs.run-finished.dead", 0)
+        async with ExportRuns.connect(url_of(users, "exporter"), user_id="test-exporter") as runs:
+            assert (await runs.check_claims("acme", ["taxi-1"])).exported
+            with pytest.raises(OrganisationNotAllowed):
+                await runs.check_claims("globex", ["taxi-1"])
 
 
 REQUIRED: Final = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}

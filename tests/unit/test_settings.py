@@ -11,7 +11,14 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from worker.database.pool import session_settings
-from worker.settings import BrokerSettings, DatabaseSettings, WorkerSettings, effective_settings
+from worker.settings import (
+    ORGANISATIONS_BYTES_MAX,
+    BrokerSettings,
+    DatabaseSettings,
+    WorkerSettings,
+    effective_settings,
+    read_organisations,
+)
 
 AMQP_URL = "amqp://guest:amqp-secret@broker/vhost"
 DATABASE_URL = "postgresql://me:database-secret@server/runs"
@@ -163,3 +170,72 @@ def test_the_effective_settings_have_no_user_and_no_password() -> None:
     assert (shown["amqp_url"], shown["database_url"]) == ("[::1]:5672,b", "one:5432,two:5433")
     assert shown["shutdown_s"] == 20
     assert not re.search("S3cret|alice|bob|secret", json.dumps(shown))
+
+
+def test_a_file_of_organisations_is_read(environment: Environment, tmp_path: Path) -> None:
+    file = tmp_path / "organisations.toml"
+    file.write_text('payroll = ["acme", "globex"]\n"pánel 7" = "*"\n', encoding="utf-8")
+    environment.setenv("EXPORT_RUNS_ORGANISATIONS", str(file))
+    settings = from_environment(WorkerSettings)
+    found = settings.organisations
+    assert found is not None
+    assert effective_settings(settings)["organisations"] == str(file)
+    cases = {
+        ("payroll", "acme"): None,
+        ("payroll", "Acme"): ("orgId", "is not an organisation of this user"),
+        ("payroll", None): ("orgId", "is required"),
+        ("pánel 7", "anything"): None,
+        ("pánel 7", None): None,
+        ("stranger", "acme"): ("user_id", "has no organisations"),
+        ("own", "acme"): None,
+        (None, "acme"): ("user_id", "is required"),
+        ("", "acme"): ("user_id", "is required"),
+    }
+    for (user_id, org_id), expected in cases.items():
+        refusal = found.refusal(user_id, org_id, "own")
+        assert (refusal and (refusal.field, refusal.message)) == expected, (user_id, org_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b'a = ["x"]\nb = y\n', "is not TOML in UTF-8: .*line 2, column 5"),
+        (b'a = "*"\na = "*"', "is not TOML in UTF-8: Cannot overwrite a value"),
+        (b"\xff = 1", "is not TOML in UTF-8"),
+        (b'a = "x"', 'a: must be "\\*", or a list of at least one organisation'),
+        (b"a = []", "a: must be"),
+        (b'a = ["acme", ""]', "a: must be"),
+        (b"a = [7]", "a: must be"),
+        (b'[a]\nb = "*"', "a: must be"),
+        (b"#" * (ORGANISATIONS_BYTES_MAX + 1), "has more than 4,194,304 bytes"),
+    ],
+)
+def test_a_wrong_file_of_organisations_is_explained(tmp_path: Path, text: bytes, sentence: str) -> None:
+    file = tmp_path / "organisations.toml"
+    file.write_bytes(text)
+    with pytest.raises(ValueError, match=sentence) as refused:
+        read_organisations(str(file))
+    assert str(refused.value).startswith(f"{file}: ")
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        read_organisations(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("url", "user_id"),
+    [
+        ("amqp://host/", "guest"),
+        ("amqp://a%40b:p@host/", "a@b"),
+        ("amqps://host/?auth=external", None),
+        ("amqps://worker@host/?auth=external", "worker"),
+    ],
+)
+def test_the_user_of_a_url(environment: Environment, tmp_path: Path, url: str, user_id: str | None) -> None:
+    environment.setenv("EXPORT_RUNS_AMQP_URL", url)
+    assert from_environment(BrokerSettings).user_id == user_id
+    file = tmp_path / "organisations.toml"
+    file.write_text('a = "*"')
+    environment.setenv("EXPORT_RUNS_ORGANISATIONS", str(file))
+    if user_id is None:
+        assert refused_fields() == ["organisations"]
+    else:
+        assert from_environment(WorkerSettings).organisations is not None

@@ -27,6 +27,7 @@ from worker.events.writer import EventWriter, ReceivedEvent
 from worker.limits import TimeOuts, WorkerLimits
 from worker.retries import delays_s, wait
 from worker.routes import EventRoute
+from worker.settings import WorkerSettings
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -48,11 +49,13 @@ class EventConsumer:
         link: Link,
         database: Database,
         dead_letters: DeadLetters,
-        parked_time_outs: TimeOuts,
+        settings: WorkerSettings,
         limits: WorkerLimits,
         stopping: asyncio.Event,
     ) -> None:
         self._route = route
+        self._organisations = settings.organisations
+        self._own_user = settings.user_id
         self._link = link
         self._dead_letters = dead_letters
         self._limits = limits
@@ -69,7 +72,7 @@ class EventConsumer:
             self._in_hand,
             self._dead_letter,
             self._park,
-            parked_time_outs,
+            TimeOuts(settings.lock_timeout_s, settings.statement_timeout_s),
             limits,
             self._tasks,
             stopping,
@@ -171,9 +174,14 @@ class EventConsumer:
             detail = f"type: contradicts the routing key, {self._route.event_type}"
             raise EventRefused(DeadLetterCode.TYPE_MISMATCH, detail)
         try:
-            return decode(self._route.model, delivery.body)
+            event = decode(self._route.model, delivery.body)
         except InvalidBody as invalid:
             raise EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid)) from invalid
+        user_id = delivery.header.properties.user_id
+        if self._organisations and (refusal := self._organisations.refusal(user_id, event.org_id, self._own_user)):
+            detail = f"{refusal.field}: {refusal.message}; user_id is {user_id!r}"
+            raise EventRefused(DeadLetterCode.ORGANISATION_NOT_ALLOWED, detail)
+        return event
 
     def _dead_letter(self, delivery: Delivery, refusal: EventRefused) -> None:
         """Publish a delivery to the dead letters. The caller does not wait: the queue may be full, or RabbitMQ short of

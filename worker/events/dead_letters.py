@@ -47,8 +47,10 @@ class DeadLetters:
     Others do not wait: a queue that confirms nothing delays only what goes there.
     """
 
-    def __init__(self, link: Link, timeout_s: float) -> None:
+    def __init__(self, link: Link, timeout_s: float, user_id: str | None = None) -> None:
+        """With `user_id`, the worker's own, parked events say who parked them."""
         self._link = link
+        self._user_id = user_id
         self._timeout_s = timeout_s
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """One for each `message_id` under way."""
@@ -79,7 +81,7 @@ class DeadLetters:
         """
         headers = trusted_headers(delivery.header.properties.headers or {})
         headers[names.TIMES_PARKED_HEADER] = times
-        message = message_copy(delivery, headers, delivery.header.properties.message_type)
+        message = message_copy(delivery, headers, delivery.header.properties.message_type, self._user_id)
         queue = names.parked_queue(event_type)
         confirmed = await self._publish(queue, message)
         if confirmed:
@@ -102,8 +104,13 @@ def _dead_letter(delivery: Delivery, queue: str, code: DeadLetterCode, detail: s
     return message_copy(delivery, headers, delivery.header.properties.message_type)
 
 
-def message_copy(delivery: Delivery, headers: FieldTable, event_type: str | None) -> aio_pika.Message:
-    """A persistent copy of a delivered message, with the same body and `message_id` but other headers."""
+def message_copy(
+    delivery: Delivery, headers: FieldTable, event_type: str | None, user_id: str | None = None
+) -> aio_pika.Message:
+    """A persistent copy of a delivered message, with the same body and `message_id` but other headers.
+
+    `user_id` is who publishes the copy, if that is to be told: RabbitMQ refuses the name of anybody else.
+    """
     properties = delivery.header.properties
     return aio_pika.Message(
         delivery.body,
@@ -115,6 +122,7 @@ def message_copy(delivery: Delivery, headers: FieldTable, event_type: str | None
         timestamp=properties.timestamp,
         type=event_type,
         app_id=properties.app_id,
+        user_id=user_id,
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
     )
 

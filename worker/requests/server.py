@@ -37,6 +37,8 @@ from worker.requests.reply_sender import ReplySender
 from worker.routes import AnswerContext, RequestRoute
 from worker.settings import WorkerSettings
 
+ORGANISATION_NOT_ALLOWED: Final = "this user may not ask for this organisation"
+
 DATABASE_AWAY: Final = encode_error_reply(ErrorCode.UNAVAILABLE, "the database cannot be reached; try again")
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -76,6 +78,8 @@ class RequestServer:
         self._consuming = consuming
         self._replies = replies
         self._database = database
+        self._organisations = settings.organisations
+        self._own_user = settings.user_id
         self._default_deadline_s = settings.request_deadline_s
         self._reply_queue_prefixes = settings.reply_queue_prefixes
         self._limits = limits
@@ -180,6 +184,9 @@ class RequestServer:
             refusal = encode_error_reply(ErrorCode.INVALID_REQUEST, "the request is not valid", *invalid.details)
             self._start(self._reply([(delivery, refusal)], given_up_at_s))
             return
+        if (not_allowed := self._refusal_of_organisation(delivery, body)) is not None:
+            self._start(self._reply([(delivery, not_allowed)], given_up_at_s))
+            return
         claims = self._route.claims(body) if self._route.claims else self._limits.query_claims_max
         request = PendingRequest(delivery, body, claims, arrived_at_s, given_up_at_s - margin_s, given_up_at_s)
         self._timers[request] = asyncio.get_running_loop().call_at(request.expires_at_s, self._expire, request)
@@ -193,6 +200,16 @@ class RequestServer:
         request: WireModel = decode(self._route.operation.request, delivery.body)
         request.with_idempotency_key(delivery.header.properties.message_id)
         return request
+
+    def _refusal_of_organisation(self, delivery: Delivery, request: WireModel) -> bytes | None:
+        """The reply to a user who may not ask for this organisation. It depends on nothing that is stored."""
+        if self._organisations is None:
+            return None
+        user_id = delivery.header.properties.user_id
+        refusal = self._organisations.refusal(user_id, getattr(request, "org_id", None), self._own_user)
+        if refusal is None:
+            return None
+        return encode_error_reply(ErrorCode.ORGANISATION_NOT_ALLOWED, ORGANISATION_NOT_ALLOWED, refusal)
 
     def _expire(self, request: PendingRequest) -> None:
         """The caller is about to give up: it gets UNAVAILABLE while it still waits."""
