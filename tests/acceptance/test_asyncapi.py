@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -26,30 +26,35 @@ ERROR, WARNING = 0, 1
 Document = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What the parser says of a document: its operations, and its diagnostics."""
+
+    operations: list[str] | None
+    diagnostics: list[dict[str, Any]]
+
+    def wrong(self) -> list[dict[str, Any]]:
+        return [each for each in self.diagnostics if each["severity"] in (ERROR, WARNING)]
+
+
 @pytest.fixture(scope="module")
-def parser() -> None:
-    """The parser and what it needs, in the versions of the lock."""
+def parse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Parsed]]:
+    """Parse documents, all in one process. The parser has the versions of the lock."""
     if not shutil.which("npm"):
         install("npm", "install Node.js and npm", print)
     subprocess.run(["npm", "ci"], cwd=PARSER, check=True, capture_output=True, timeout=INSTALL_TIMEOUT_S)
 
+    def run(*documents: str) -> list[Parsed]:
+        folder = tmp_path_factory.mktemp("documents")
+        paths = [folder / f"{number}.yaml" for number in range(len(documents))]
+        for path, document in zip(paths, documents, strict=True):
+            path.write_text(document, encoding="utf-8")
+        done = subprocess.run(
+            ["node", "parse.mjs", *paths], cwd=PARSER, check=True, capture_output=True, timeout=PARSE_TIMEOUT_S
+        )
+        return [Parsed(**json.loads(line)) for line in done.stdout.splitlines()]
 
-def parse(path: Path) -> dict[str, Any]:
-    """What the parser says of a document: its operations, and what is wrong with it."""
-    command = ["node", "parse.mjs", str(path)]
-    done = subprocess.run(command, cwd=PARSER, check=True, capture_output=True, timeout=PARSE_TIMEOUT_S)
-    result: dict[str, Any] = json.loads(done.stdout)
-    result["wrong"] = [each for each in result["diagnostics"] if each["severity"] in (ERROR, WARNING)]
-    return result
-
-
-@pytest.mark.usefixtures("parser")
-def test_the_document_is_valid() -> None:
-    parsed = parse(ROOT / "docs/asyncapi.yaml")
-    assert parsed["wrong"] == []
-    dead = [f"{event_type}.dead" for event_type in EVENTS]
-    requests = [operation.name for operation in OPERATIONS]
-    assert parsed["operations"] == [*EVENTS, *requests, DOUBLE_EXPORT_DETECTED, *dead]
+    return run
 
 
 def unknown_field(document: Document) -> None:
@@ -64,11 +69,19 @@ def reply_of_no_channel(document: Document) -> None:
     document["operations"]["check-claims"]["reply"]["messages"][0]["$ref"] = "#/channels/replies/messages/nothing"
 
 
-@pytest.mark.usefixtures("parser")
-@pytest.mark.parametrize("spoil", [unknown_field, unknown_binding, reply_of_no_channel])
-def test_a_document_that_is_wrong_is_noticed(spoil: Callable[[Document], None], tmp_path: Path) -> None:
+def spoilt(spoil: Callable[[Document], None]) -> str:
     document = yaml.safe_load(read("docs/asyncapi.yaml"))
     spoil(document)
-    path = tmp_path / "asyncapi.yaml"
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    assert parse(path)["wrong"] != []
+    return yaml.safe_dump(document)
+
+
+def test_the_document_is_valid_and_one_that_is_wrong_is_noticed(parse: Callable[..., list[Parsed]]) -> None:
+    spoilers = (unknown_field, unknown_binding, reply_of_no_channel)
+    valid, *others = parse(read("docs/asyncapi.yaml"), *map(spoilt, spoilers))
+    assert valid.wrong() == []
+    dead = [f"{event_type}.dead" for event_type in EVENTS]
+    requests = [operation.name for operation in OPERATIONS]
+    assert valid.operations == [*EVENTS, *requests, DOUBLE_EXPORT_DETECTED, *dead]
+    assert {spoil.__name__: bool(other.wrong()) for spoil, other in zip(spoilers, others, strict=True)} == {
+        spoil.__name__: True for spoil in spoilers
+    }
