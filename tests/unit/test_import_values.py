@@ -18,6 +18,7 @@ from cli.imports.runs import RUN_ROWS_MAX, RefusedRun, build_run
 from cli.imports.sorting import ExternalSort
 from cli.imports.suggestion import suggested_mapping
 from cli.imports.values import RowFacts, RowReader
+from schema.limits import EVENT_CLAIMS_MAX
 
 MAPPING: dict[str, Any] = {
     "run_key": ["run"],
@@ -203,14 +204,18 @@ def test_records_are_sorted_past_what_memory_may_hold(tmp_path: Path, monkeypatc
     records.close()
 
 
-async def test_a_run_with_too_many_rows_is_refused_and_one_with_as_many_as_there_may_be_is_not(tmp_path: Path) -> None:
-    lines = [f"{run};c-{claim};2024-01-31;;;\n" for run in (0, 1) for claim in range(RUN_ROWS_MAX + run)]
+async def test_a_run_with_too_many_rows_is_refused_and_one_with_as_many_as_there_may_be_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert RUN_ROWS_MAX == EVENT_CLAIMS_MAX
+    monkeypatch.setattr("cli.imports.plan.RUN_ROWS_MAX", 100)
+    lines = [f"{run};c-{claim};2024-01-31;;;\n" for run in (0, 1) for claim in range(100 + run)]
     path = tmp_path / "file.csv"
     path.write_text("run;claim;at;amount;currency;outcome\n" + "".join(lines))
     with ImportPlan("s", mapping(), open_record_file(path, mapping()), tmp_path, with_alerts=False) as plan:
         plan.read_rows(lambda done, total: None)
         await plan.build(None, lambda done, total: None)
-    assert (plan.plan.runs, plan.plan.claims, plan.plan.rejected_rows) == (1, RUN_ROWS_MAX, RUN_ROWS_MAX + 1)
+    assert (plan.plan.runs, plan.plan.claims, plan.plan.rejected_rows) == (1, 100, 101)
 
 
 def test_rows_of_one_run_must_agree() -> None:
