@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cli.event_file import UnreadableFile
 from schema.events import RunStatus, RunTrigger
@@ -53,15 +53,23 @@ WORDS: Final[dict[FieldName, tuple[str, ...]]] = {
 _REQUIRED: Final = ("orgId", "triggeredBy", "format")
 
 
+def heading_text(text: str) -> str:
+    """A heading with single spaces: a line end in a cell, or a space that cannot be broken, is no difference."""
+    return " ".join(text.split())
+
+
+Heading = Annotated[str, AfterValidator(heading_text)]
+
+
 class Mapping(BaseModel):
     """A mapping, as its TOML file has it. Unknown names are refused: one would be a typing error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    run_key: Annotated[list[str], Field(min_length=1)]
+    run_key: Annotated[list[Heading], Field(min_length=1)]
     """The columns that name a run together: rows that have the same values there are one run."""
 
-    columns: dict[FieldName, str]
+    columns: dict[FieldName, Heading]
     """The heading of the column of each field."""
 
     constants: dict[FieldName, str] = Field(default_factory=dict)
@@ -84,7 +92,7 @@ class Mapping(BaseModel):
     claim_digits: Annotated[int | None, Field(ge=1, le=TEXT_CHARS_MAX)] = None
     """Claim ids of digits only get zeros before them, up to so many digits: a spreadsheet takes them away."""
 
-    fill_down: list[str] = Field(default_factory=list)
+    fill_down: list[Heading] = Field(default_factory=list)
     """Columns in which a blank cell means the value above it."""
 
     header_rows: Annotated[int, Field(ge=1, le=HEADER_ROWS_MAX)] = 1

@@ -119,7 +119,7 @@ class ImportPlan:
                     digits[len(claim["claimId"])] += 1
                     zeros[len(claim["claimId"])] += claim["claimId"].startswith("0")
             key = [facts.run.get("orgId", ""), *facts.key]
-            self._rows.add([key, row.number], [facts.run, facts.claims, facts.problems, row.raw])
+            self._rows.add([key, row.number], [facts.run, facts.claims, facts.problems, row.raw, facts.digest])
             if self.plan.rows % 1_000 == 0:
                 report(self._file.bytes_read, self._file.bytes_total)
         self._note_short_ids(digits, zeros)
@@ -171,18 +171,18 @@ class ImportPlan:
             rows: list[tuple[int, Raw]] = []
             problems: dict[int, list[str]] = {}
             copies: set[str] = set()
-            for (_, number), (run, claims, row_problems, raw) in entries:
+            for (_, number), (run, claims, row_problems, raw, digest) in entries:
                 if len(rows) == RUN_ROWS_MAX:
                     self._reject(number, raw, *(row_problems or [TOO_MANY_ROWS]))
                     problems.setdefault(rows[0][0], [TOO_MANY_ROWS])
                     continue
                 if row_problems:
                     problems[number] = row_problems
-                elif (copy := json.dumps(raw)) in copies:
+                elif digest in copies:
                     self.plan.copied_rows += 1
                     continue
                 else:
-                    copies.add(copy)
+                    copies.add(digest)
                 rows.append((number, raw))
                 facts.append(RowFacts(run=run, claims=claims))
             if problems:

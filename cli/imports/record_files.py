@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 from cli.event_file import UnreadableFile
-from cli.imports.mapping import Mapping
+from cli.imports.mapping import Mapping, heading_text
 
 REASON_HEADING: Final = "import_reason"
 """The column that a file of refused rows has beside those of the input. It is left out when the file is read again."""
@@ -126,7 +126,7 @@ class CsvFile(_TextFile):
         """The rows below the headings that are not blank. Raises UnreadableFile."""
         csv.field_size_limit(CELL_CHARS_MAX)
         with self._open() as file:
-            records = enumerate(csv.reader(file, delimiter=self.delimiter), start=1)
+            records = enumerate(_csv_reader(file, self.delimiter), start=1)
             try:
                 self.headings, below = find_headings(iter(records), self._mapping, self.path)
                 yield from table_rows(below, self.headings, self._mapping)
@@ -188,18 +188,22 @@ def _flat(value: dict[str, Any], prefix: str) -> Iterator[tuple[str, Cell]]:
         if isinstance(member, dict) and prefix.count(".") < 8:
             yield from _flat(member, f"{prefix}{name}.")
         elif isinstance(member, bool):
-            yield f"{prefix}{name}", str(member).lower()
+            yield heading_text(f"{prefix}{name}"), str(member).lower()
         else:
-            yield f"{prefix}{name}", member
+            yield heading_text(f"{prefix}{name}"), member
+
+
+def _csv_reader(file: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """The records of a CSV file. A quotation mark may have spaces before it, unless they divide the cells."""
+    return csv.reader(file, delimiter=delimiter, skipinitialspace=delimiter != " ")
 
 
 def _delimiter_of(sample: str) -> str:
     """The delimiter that divides most of the first rows into the same number of cells, and into many."""
 
     def score(delimiter: str) -> int:
-        widths = [len(record) for record in csv.reader(io.StringIO(sample), delimiter=delimiter)][
-            :HEADER_SEARCH_ROWS_MAX
-        ]
+        records = islice(_csv_reader(io.StringIO(sample), delimiter), HEADER_SEARCH_ROWS_MAX)
+        widths = [len(record) for record in records]
         return max((widths.count(width) * (width - 1) for width in widths), default=0)
 
     csv.field_size_limit(CELL_CHARS_MAX)
@@ -217,11 +221,13 @@ def find_headings(records: NumberedRecords, mapping: Mapping, path: Path) -> tup
     wanted = set(mapping.headings)
     first = list(islice(records, HEADER_SEARCH_ROWS_MAX))
     best: tuple[int, list[str]] = (0, [])
-    places = range(mapping.header_rows, len(first) + 1)
+    # A file of refused rows has its headings joined in one row.
+    heights = sorted({1, mapping.header_rows}, reverse=True)
+    places = [(end, height) for end in range(1, len(first) + 1) for height in heights if height <= end]
     if not wanted:
-        places = range(*_place_of_most_texts(first))
-    for end in places:
-        headings = joined_headings([record for _, record in first[end - mapping.header_rows : end]])
+        places = [(end, 1) for end in range(*_place_of_most_texts(first))]
+    for end, height in places:
+        headings = joined_headings([record for _, record in first[end - height : end]])
         found = len(wanted & set(headings))
         if found == len(wanted):
             return headings, chain(first[end:], records)
@@ -251,7 +257,7 @@ def joined_headings(records: Sequence[Sequence[Cell]]) -> list[str]:
     for level, record in enumerate(records):
         above = ""
         for place in range(width):
-            text = plain_text(record[place]) if place < len(record) else ""
+            text = heading_text(plain_text(record[place])) if place < len(record) else ""
             if not text and level < len(records) - 1:
                 text = above
             above = text

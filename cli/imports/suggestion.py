@@ -13,6 +13,7 @@ from cli.imports.recognition import open_record_file
 from cli.imports.record_files import Cell, plain_text
 
 SAMPLE_ROWS: Final = 200
+_CLAIM_SEPARATORS: Final = (";", "|", "\n")
 
 # In the order in which they choose a column: what only one kind of heading can mean comes first.
 _HEADINGS: Final[dict[FieldName, str]] = {
@@ -27,7 +28,7 @@ _HEADINGS: Final[dict[FieldName, str]] = {
     "periodEnd": r"(period|zeitraum).*(to|end|bis|til(l)?)",
     "finishedAt": r"(finished|ended|completed|sent|export.*end).*|exportiert am|eksportert.*|exporterad.*",
     "createdAt": r"(created|started|date|datum|dato|(export|extract|posting|run|batch).?date|belegdatum|time"
-    r"|bokf(ö|oe)ringsdatum|(export )?at|sent on).*",
+    r"|bokf(ö|oe)ringsdatum|(export )?at|sent on|when|zeitpunkt|tidspunkt|tidpunkt).*",
     "status": r"(batch|run|export|job).?status|status|state",
     "outcome": r"outcome|result|claim.?status",
     "reason": r"reason|comment|note|bemerkung|grund|merknad|anm(ä|ae)rkning|kommentar",
@@ -43,6 +44,7 @@ _RUN_KEY: Final = r"(batch|run|export|job|extract|stapel|lauf|b(u|o)nt|journal)(
 _DATE_FORMATS: Final = (
     "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S",
     "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%d-%m-%Y", "%Y%m%d", "%d.%m.%y", "%d%m%Y",
+    "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y",
 )  # fmt: skip
 
 
@@ -70,8 +72,12 @@ def _lines(path: Path, headings: Sequence[str], samples: dict[str, list[Cell]]) 
         if len(formats) > 1:
             yield f"# These fit all of the first rows, and mean different days: {_list(formats)}"
         yield f"date_formats = {_list(formats[:1])}"
+    elif time_column and (formats := _mixed_formats_of(samples[time_column])):
+        yield "# No form fits all of the first rows; these fit one after the other."
+        yield f"date_formats = {_list(formats)}"
     yield 'time_zone = "UTC"'
     yield from _signs(samples.get(columns.get("amount", ""), []))
+    yield from _separator(samples.get(columns.get("claimIds", ""), []))
     yield ""
     yield "[columns]"
     if not columns.keys() & {"claimId", "claimIds"}:
@@ -117,6 +123,37 @@ def _formats_of(cells: Sequence[Cell]) -> list[str]:
     """The forms in which all of these texts are times."""
     texts = {plain_text(cell) for cell in cells if isinstance(cell, str)} - {""}
     return [form for form in _DATE_FORMATS if texts and all(_is_written_as(form, text) for text in texts)]
+
+
+def _mixed_formats_of(cells: Sequence[Cell]) -> list[str]:
+    """The forms in which each of these texts is a time that is not by ISO 8601, those of most texts first."""
+    texts = {plain_text(cell) for cell in cells if isinstance(cell, str)} - {""}
+    texts = {text for text in texts if not _is_iso(text)}
+    formats: list[str] = []
+    while texts:
+        form = max(_DATE_FORMATS, key=lambda form: sum(_is_written_as(form, text) for text in texts))
+        others = {text for text in texts if not _is_written_as(form, text)}
+        if others == texts:
+            break
+        formats.append(form)
+        texts = others
+    return formats
+
+
+def _is_iso(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _separator(cells: Sequence[Cell]) -> Iterator[str]:
+    """What stands between claims, where it is no comma."""
+    text = "".join(plain_text(cell) for cell in cells if isinstance(cell, str))
+    found = max(_CLAIM_SEPARATORS, key=text.count)
+    if text.count(found) > text.count(","):
+        yield f"claim_separator = {_quoted(found)}"
 
 
 def _is_written_as(form: str, text: str) -> bool:

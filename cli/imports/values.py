@@ -1,15 +1,18 @@
 """What the cells of one row say: fields of the contract, or why they cannot be read."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from cli.imports.amounts import AmountReader, ReadAmount
 from cli.imports.mapping import WORDS, FieldName, Mapping
 from cli.imports.record_files import Cell, Row, plain_text
 from schema.fields import Amount, ClaimDetails, ClaimIdText, Currency, Name, Prose, Time
@@ -19,7 +22,8 @@ _EXCEL_START: Final = datetime(1899, 12, 30)  # noqa: DTZ001 -- it gets the time
 _EXCEL_DAYS_MAX: Final = 2_958_465
 """The last day of the year 9999."""
 
-_SPACES: Final = re.compile(r"[\s\u00a0\u2009\u202f]+")
+DIGEST_BYTES: Final = 16
+
 _CUT_NUMBER: Final = re.compile(r"\d[.,]\d+[eE]\+?\d+")
 """A long number that a spreadsheet has rounded: 1.23457E+11."""
 
@@ -49,6 +53,8 @@ class RowFacts:
     claims: list[dict[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     is_ignored: bool = False
+    digest: str = ""
+    """Of all that the row says, also in columns that the mapping does not name: a copy of it has the same."""
 
 
 class RowReader:
@@ -56,6 +62,7 @@ class RowReader:
 
     def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping
+        self._headings = set(mapping.headings)
         no_words: dict[FieldName, dict[str, str]] = {name: {} for name in WORDS}
         self._words = {
             name: {
@@ -65,9 +72,7 @@ class RowReader:
             for name, words in {**no_words, **mapping.words}.items()
         }
         self._time = lru_cache(maxsize=10_000)(self._parsed_time)
-        separated = {".": r"\.", ",": ",", " ": " ", "'": "'", "": "(?!)"}[mapping.thousands_sign]
-        sign = re.escape(mapping.decimal_sign)
-        self._amount = re.compile(rf"([+-]?)(\d+|\d{{1,3}}(?:{separated}\d{{3}})+)(?:{sign}(\d+))?(-?)")
+        self._amounts = AmountReader(mapping.decimal_sign, mapping.thousands_sign)
 
     def read(self, row: Row) -> RowFacts:
         """What a row says. What is wrong with it is in its `problems`."""
@@ -83,6 +88,9 @@ class RowReader:
         ]
         self._read_run(row, facts)
         self._read_claims(row, facts)
+        others = [(heading, plain_text(row.cells[heading])) for heading in row.cells if heading not in self._headings]
+        said = json.dumps([facts.run, facts.claims, others]).encode()
+        facts.digest = blake2b(said, digest_size=DIGEST_BYTES).hexdigest()
         return facts
 
     def _cell(self, row: Row, name: FieldName) -> Cell:
@@ -98,7 +106,8 @@ class RowReader:
         meaning = words.get(text.casefold())
         if meaning is None and name in WORDS:
             raise UnreadableCell(f"{text!r:.60} is none of the words that the mapping knows")
-        return _valid(name, meaning or text) if name in _TEXTS else meaning or text
+        value = meaning or (text.upper() if name == "currency" else text)
+        return _valid(name, value) if name in _TEXTS else value
 
     def _read_run(self, row: Row, facts: RowFacts) -> None:
         def note(name: FieldName, read: Callable[[], str | None]) -> None:
@@ -131,8 +140,7 @@ class RowReader:
                 facts.problems.append(f"{self._mapping.columns.get(name, name)}: {error}")
         facts.is_ignored = details.get("outcome") == "ignored"
         try:
-            if (amount := self._amount_text(self._cell(row, "amount"))) is not None:
-                details["amount"] = amount
+            self._read_amount(self._cell(row, "amount"), details)
         except UnreadableCell as error:
             facts.problems.append(f"{self._mapping.columns.get('amount', 'amount')}: {error}")
         name = "claimId" if "claimId" in self._mapping.columns else "claimIds"
@@ -166,20 +174,18 @@ class RowReader:
             text = text.zfill(self._mapping.claim_digits)
         return _valid("claimId", text)
 
-    def _amount_text(self, cell: Cell) -> str | None:
+    def _read_amount(self, cell: Cell, details: dict[str, str]) -> None:
+        """Add the amount to the details of a claim, and the currency beside it. Raises UnreadableCell."""
         text = plain_text(cell)
         if not text:
-            return None
-        if not isinstance(cell, Decimal):
-            match = self._amount.fullmatch(_SPACES.sub(" " if self._mapping.thousands_sign == " " else "", text))
-            if match is None or (match[1] and match[4]):
-                sign = self._mapping.decimal_sign
-                raise UnreadableCell(
-                    f"is no amount with the decimal sign {sign!r} and the thousands sign of the mapping"
-                )
-            whole = re.sub(r"\D", "", match[2])
-            text = f"{'-' if '-' in (match[1], match[4]) else ''}{whole}{'.' if match[3] else ''}{match[3] or ''}"
-        return _valid("amount", text)
+            return
+        amount = ReadAmount(text, None) if isinstance(cell, Decimal) else self._amounts.read(text)
+        if amount is None:
+            sign = self._mapping.decimal_sign
+            raise UnreadableCell(f"is no amount with the decimal sign {sign!r} and the thousands sign of the mapping")
+        if amount.currency is not None and details.setdefault("currency", amount.currency) != amount.currency:
+            raise UnreadableCell(f"is in {amount.currency}, and the row says {details['currency']}")
+        details["amount"] = _valid("amount", amount.text)
 
     def _time_text(self, cell: Cell) -> str | None:
         time = self._time_of(cell)

@@ -1,5 +1,6 @@
 """What the cells of old records are read as, and what is refused in place of being guessed."""
 
+import csv
 import json
 from datetime import datetime
 from decimal import Decimal
@@ -52,6 +53,12 @@ def read(cells: dict[str, Cell], **others: Any) -> RowFacts:
         ("1'234.00", {"thousands_sign": "'"}, "1234.00"),
         ("12,50-", {"decimal_sign": ","}, "-12.50"),
         (Decimal("1234.5"), {"decimal_sign": ","}, "1234.50"),
+        ("(1,234.50)", {"thousands_sign": ","}, "-1234.50"),
+        ("\u221212.5", {}, "-12.50"),
+        ("\u20ac 48,50", {"decimal_sign": ","}, "48.50"),
+        ("-$1,234.50", {"thousands_sign": ","}, "-1234.50"),
+        ("1 234,50 kr.", {"decimal_sign": ",", "thousands_sign": " "}, "1234.50"),
+        ("12.50\u00a0EUR", {}, "12.50"),
     ],
 )
 def test_an_amount_is_read_by_its_signs(text: Cell, signs: dict[str, str], amount: str) -> None:
@@ -67,13 +74,26 @@ def test_an_amount_is_read_by_its_signs(text: Cell, signs: dict[str, str], amoun
         ("1,234", {}),
         ("12,34,567.00", {"thousands_sign": ","}),
         ("-12-", {}),
-        ("12 EUR", {}),
+        ("(-12)", {}),
+        ("(12", {}),
+        ("12 pieces", {}),
+        ("EUR 12 EUR", {}),
         ("1.23456", {}),
     ],
 )
 def test_an_amount_that_may_mean_two_things_is_refused(text: str, signs: dict[str, str]) -> None:
     [problem] = read({"amount": text}, **signs).problems
     assert problem.startswith("amount: ")
+
+
+def test_a_currency_is_read_in_small_letters_and_beside_the_amount_and_must_be_one() -> None:
+    def currency(**cells: Cell) -> str | None:
+        facts = read(dict(cells))
+        return None if facts.problems else facts.claims[0].get("currency")
+
+    assert [currency(currency="eur"), currency(amount="USD 1"), currency(amount="1 \u20ac")] == ["EUR", "USD", "EUR"]
+    assert [currency(amount="$1"), currency(amount="$1", currency="AUD")] == [None, "AUD"]  # dollars of many countries
+    assert read({"amount": "1 USD", "currency": "EUR"}).problems == ["amount: is in USD, and the row says EUR"]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +209,60 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, content: bytes, wor
 def test_headings_above_each_other_are_joined_and_named_once() -> None:
     assert joined_headings([["Export", "", "Sum"], ["Id", "Date", ""]]) == ["Export / Id", "Export / Date", "Sum"]
     assert joined_headings([["a", "a", "", "a"]]) == ["a", "a (2)", "column 3", "a (3)"]
+
+
+def test_white_space_in_headings_and_before_quotation_marks_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file.csv"
+    path.write_text('Run, "Claim\u00a0ID",  "Sent\n on"\n1, "a ""b""", 2024-01-31\n', encoding="utf-8")
+    columns = {"claimId": "Claim  ID", "createdAt": "Sent on\n"}
+    spaced = mapping(run_key=["Run "], columns=columns)
+    [row] = open_record_file(path, spaced).rows()
+    facts = RowReader(spaced).read(row)
+    assert (facts.problems, facts.key, facts.claims[0]["claimId"]) == ([], ["1"], 'a "b"')
+
+
+def test_refused_rows_of_a_file_with_several_rows_of_headings_are_read_by_the_same_mapping(tmp_path: Path) -> None:
+    path, rejects = tmp_path / "file.csv", tmp_path / "rejects.csv"
+    path.write_text("A list\nExport,,Claim\nRun,Date,Id\n1,never,a\n")
+    two = mapping(
+        header_rows=2, run_key=["Export / Run"], columns={"claimId": "Claim / Id", "createdAt": "Export / Date"}
+    )
+    file = open_record_file(path, two)
+    [row] = file.rows()
+    file.write_rejects(rejects, [(row.raw, "no time")])
+    [again] = open_record_file(rejects, two).rows()
+    assert again.cells == row.cells
+
+
+async def test_a_copy_of_a_row_may_have_other_white_space_but_no_other_cell(tmp_path: Path) -> None:
+    lines = ["1;a;2024-01-31;5", "1; a ;2024-01-31;5 ", "1;b;2024-01-31;5", "1;b;2024-01-31;5;line 2"]
+    path = tmp_path / "file.csv"
+    path.write_text("\n".join(["run;claim;at;amount;note", *lines]))
+    columns = {"claimId": "claim", "createdAt": "at", "amount": "amount"}
+    table = mapping(columns=columns)
+    with ImportPlan("s", table, open_record_file(path, table), tmp_path, with_alerts=False) as plan:
+        plan.read_rows(lambda done, total: None)
+        await plan.build(None, lambda done, total: None)
+    assert (plan.plan.copied_rows, [each.claim_id for each in plan.plan.listed]) == (1, ["b"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "suggested"),
+    [
+        (["1.3.2024;a", "2024-03-02;b", "02.03.24;c"], 'date_formats = ["%d.%m.%Y", "%d.%m.%y"]'),
+        (["1-Mar-24;a", "12-Mar-24;b"], 'date_formats = ["%d-%b-%y"]'),
+        (["2024/03/01;a"], 'date_formats = ["%Y/%m/%d"]'),
+        (["2024-03-01;a; b"], 'claim_separator = ";"'),
+    ],
+)
+def test_a_suggestion_knows_dates_and_lists_of_claims(tmp_path: Path, lines: list[str], suggested: str) -> None:
+    path = tmp_path / "file.csv"
+    table = [["Run", "When", "Claims"], *(["1", *line.split(";", 1)] for line in lines)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="|").writerows(table)
+    text = suggested_mapping(path)
+    assert suggested in text.splitlines()
+    assert 'createdAt = "When"' in text
 
 
 def test_records_are_sorted_past_what_memory_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-SLOW_LIBRARIES = ("aiohttp", "openpyxl")
+SLOW_LIBRARIES = ("aiohttp", "jinja2", "openpyxl", "pygal", "xlsxwriter")
 
 
 def test_a_command_starts_without_the_libraries_of_others() -> None:
