@@ -10,7 +10,7 @@ import sql
 from cli.console import DISTRIBUTION
 from cli.reports.control import ControlLine, ControlTotals
 from cli.reports.values import value_text
-from handlers.reports import ReportedLog, ReportScope
+from handlers.reports import TABLES, ReportedLog, ReportScope
 
 MADE_AT: Final = "made at"
 """The only thing in which two reports of the same position differ."""
@@ -48,7 +48,7 @@ class Summary:
         return all(line.agrees for line in self.lines)
 
 
-def about(scope: ReportScope, period: Period, log: ReportedLog) -> dict[str, str]:
+def about(scope: ReportScope, period: Period, log: ReportedLog, totals: ControlTotals) -> dict[str, str]:
     """The parameters of a report, in the order in which they are printed."""
     entries = ", ".join(f"{count:,} {kind}" for kind, count in sorted(log.entry_counts.items()))
     return {
@@ -58,5 +58,6 @@ def about(scope: ReportScope, period: Period, log: ReportedLog) -> dict[str, str
         "runs that began": str(period),
         "position in the log": str(log.position),
         "the log ends at": value_text(log.last_received_at),
+        "records": ", ".join(f"{totals.rows[table.name]:,} {table.name}" for table in TABLES),
         "log entries read": f"{log.entry_counts.total():,}{f': {entries}' if entries else ''}",
     }

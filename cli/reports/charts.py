@@ -1,5 +1,6 @@
 """The plots of a report: their numbers, and pictures of them."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ def svg(chart: Chart, number: int) -> str:
     import pygal
     from pygal.style import Style
 
+    # For its plug-ins pygal adds an importer, of a form that Python has given up and warns of.
+    sys.meta_path[:] = [importer for importer in sys.meta_path if not isinstance(importer, pygal.PluginImportFixer)]
     picture = pygal.StackedBar(
         style=Style(
             colors=COLORS, background="transparent", plot_background="transparent", font_family=FONT,

@@ -235,7 +235,7 @@ class _Writing:
                 writer.end_table()
         digest = hashlib.sha256(digest_list(digests)).hexdigest()
         self.summary = Summary(totals, totals.lines(control, report.log), digests, digest)
-        parameters = about(self._scope, self._period, report.log)
+        parameters = about(self._scope, self._period, report.log, totals)
         if isinstance(writer, ReportPage) and not self._is_certificate:
             writer.charts = await charts_of(report, totals.double_exports, self._period.time_zone)
         if folder is not None:

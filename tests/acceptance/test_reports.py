@@ -110,6 +110,9 @@ async def test_a_report_adds_up_in_each_format_and_is_the_same_again(
         assert sum(Decimal(row["amount"]) for row in went_out if row["currency"] == currency) == amount
         totals = [Decimal(row["exported_amount"]) for row in rows["totals"] if row["currency"] == currency]
         assert sum(totals) == amount
+    about = {row["name"]: row["value"] for row in rows["about"]}
+    for name, count in expected["counts"].items():
+        assert f"{count} {name}" in about["records"].split(", ")
     assert {row["agrees"] for row in rows["control"]} == {"true"}
     assert {row["remark"] for row in rows["remarks"]} >= {"pending", "conflict", "totals disagree", "deleted", "purged"}
 
