@@ -34,7 +34,7 @@ async def explain_claim(connection: Connection, request: ExplainClaim) -> Explai
 
     A claim that nobody knows is unexported, and has no timeline. It stands as `check-claims` says.
     """
-    scope = scope_of(request)
+    scope = scope_of(request.model_copy(update={"claim_id": str(request.claim_id)}))  # the same for each spelling
     start, as_of = OLDEST, datetime.now(UTC)
     if request.cursor is not None:
         start, as_of = decode_cursor(request.cursor, scope)

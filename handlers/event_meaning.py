@@ -1,7 +1,7 @@
 """Whether two bodies are the same event: they are compared by their meaning, and not by how it is written.
 
-Times count as instants, UUIDs and claim ids in their canonical form, claims in any order, and null or an empty list as
-a field that is absent. A field that the contract does not know counts by its JSON value.
+Times count as instants, UUIDs and claim ids in their canonical form, claims in any order, and null, false or an empty
+list as a field that is absent. A field that the contract does not know counts by its JSON value.
 """
 
 import json
@@ -68,7 +68,7 @@ def _meaning(model: WireModel, json_object: Mapping[str, Any]) -> Hashable:
     for name, field in type(model).model_fields.items():
         alias = field.alias or name
         value, json_value = getattr(model, name), unknown.pop(alias, None)
-        if value is not None and value != []:
+        if value is not None and value is not False and value != []:
             known[name] = _known_value(value, json_value)
     return frozenset(known.items()), _json_value(unknown)
 

@@ -2,7 +2,8 @@
 -- statement's parameters are the first and the last organisation, and how many differences to return. The times in some
 -- columns may differ by some seconds. A row is compared by all its columns, whatever they are. Rows are found by their
 -- organisation, or by their runs where no index begins with the organisation: the runs that the log has, and those that
--- are stored.
+-- are stored. An empty digest says that a worker makes it anew when it needs it, and finds then whether the events of the
+-- run contradict each other (handlers/former_digests.py). Until then these two columns are not compared.
 -- $1 schema, $2 name, $3 clock_columns, $4 tolerance_s
 WITH relation AS (
     SELECT format('%I.%I', $1::text, $2::text)::regclass::oid AS oid
@@ -26,11 +27,15 @@ WITH relation AS (
         (SELECT format('expected.%1$I IS NULL OR actual.%1$I IS NULL', attname) FROM key WHERE place = 1) AS one_is_missing,
         (
             SELECT string_agg(
-                CASE WHEN attname = ANY ($3::text[])
-                    THEN format(
+                CASE
+                    WHEN attname = ANY ($3::text[]) THEN format(
                         'coalesce(abs(extract(epoch FROM expected.%1$I - actual.%1$I)) > %2$s, '
                         'expected.%1$I IS DISTINCT FROM actual.%1$I)',
                         attname, $4::integer
+                    )
+                    WHEN attname IN ('finished_digest', 'has_conflict') THEN format(
+                        '(expected.%1$I IS DISTINCT FROM actual.%1$I AND actual.finished_digest IS DISTINCT FROM %2$L)',
+                        attname, ''
                     )
                     ELSE format('expected.%1$I IS DISTINCT FROM actual.%1$I', attname)
                 END,

@@ -1,6 +1,7 @@
 -- How a claim stands and because of what, as it was at one moment; at most a number of rows of each kind. A run is one
 -- that carried the claim: those that exported it come first, the earliest to finish first, then the latest of the
--- others. A purge is one of a run that named the claim and was not brought back.
+-- others. A purge is one of a run that named the claim, in whatever spelling, and was not brought back; the last in the
+-- order of the log come first.
 -- $1 org_id, $2 claim_id, $3 limit
 (
     SELECT
@@ -48,12 +49,25 @@ UNION ALL
 (
     SELECT 'purge', entry.run_id, entry.event_id, entry.occurred_at, NULL, NULL, false, NULL, NULL, NULL, false,
         NULL, NULL
-    FROM export_run_events AS entry
+    FROM (
+        SELECT DISTINCT purge.run_id, purge.event_id, purge.occurred_at, purge.position
+        FROM (
+            SELECT $2 AS spelling
+            UNION ALL
+            SELECT respelled.spelling FROM respelled_claims AS respelled
+            WHERE respelled.org_id = $1 AND respelled.claim_id = $2
+        ) AS name
+        CROSS JOIN LATERAL (
+            SELECT run_id, event_id, occurred_at, position
+            FROM export_run_events
+            WHERE claims_of_log_entry(org_id, payload) @> ARRAY[$1 || chr(31) || name.spelling]
+                AND event_type NOT IN ('run-created', 'run-finished', 'run-deleted', 'run-unpurged')
+                AND event_type = 'run-purged'
+            OFFSET 0
+        ) AS purge
+    ) AS entry
     JOIN export_runs AS run USING (run_id)
-    WHERE claims_of_log_entry(entry.org_id, entry.payload) @> ARRAY[$1 || chr(31) || $2]
-        AND entry.event_type NOT IN ('run-created', 'run-finished', 'run-deleted', 'run-unpurged')
-        AND entry.event_type = 'run-purged'
-        AND run.purged_at IS NOT NULL
-    ORDER BY entry.occurred_at DESC, entry.event_id
+    WHERE run.purged_at IS NOT NULL
+    ORDER BY entry.position DESC
     LIMIT $3
 )

@@ -13,6 +13,7 @@ from handlers.alerts import take_alerts
 from handlers.double_exports import list_double_exports
 from handlers.errors import RequestRefused
 from handlers.reservations import reserve_claims
+from handlers.verification import verify
 from handlers.writes import update_export_run_status
 from schema.claim_ids import canonical_claim_id, spelling_of
 from schema.events import RunFinished
@@ -215,6 +216,30 @@ async def test_an_end_that_contradicts_one_of_before_is_a_conflict(before: Befor
     await store_finished(before.connection, [finished_event(runId=str(A), claimIds=["a", "b"], occurredAt=occurred_at)])
     assert await before.rows("SELECT has_conflict, claim_count FROM export_runs") == [(True, 2)]
     assert await before.rows("SELECT finished_digest = '' FROM export_runs") == [(False,)]
+
+
+async def differing_columns(url: str) -> set[str]:
+    """What a verification finds."""
+    connection = await connected(url)
+    try:
+        result = await verify(connection, lambda done, total: None)
+    finally:
+        await connection.close()
+    return {column for difference in result.differences for column in difference.stored or ()}
+
+
+async def test_what_was_brought_along_is_what_the_log_says(before: Before) -> None:
+    """The digests that are made anew later, and the conflicts that are found then, are no damage."""
+    await before.export(A, "a ", "b", "c\u200b")
+    await before.export(B, "a", "b ")
+    await before.export(C, "d", "d ")
+    for claim_id in ("e ", "e", "f "):
+        await before.export(UUID(int=9), claim_id)
+    await before.migrate()
+    assert await before.rows("SELECT count(*) FROM export_runs WHERE finished_digest = ''") == [(4,)]
+    assert await differing_columns(before.url) == set()
+    await before.connection.execute("UPDATE export_runs SET has_conflict = NOT has_conflict, finished_digest = 'x'")
+    assert await differing_columns(before.url) == {"has_conflict", "finished_digest"}
 
 
 async def test_a_request_that_contradicts_an_end_of_before_is_refused(before: Before) -> None:

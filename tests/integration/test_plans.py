@@ -167,7 +167,7 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "explanation of a claim": (
         "explain_claim",
         ["largest", "claim-77", 10],
-        {CLAIMS, RUNS, LEASES, OVERRIDES, REVERSED, REVERSALS, LOG_OF_CLAIM},
+        {CLAIMS, RUNS, LEASES, OVERRIDES, REVERSED, REVERSALS, LOG_OF_CLAIM, SPELLINGS},
     ),
     "log of a claim": (
         "list_log_of_claim",
@@ -265,7 +265,7 @@ MANY_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "crowded claim's explanation": (
         "explain_claim",
         ["largest", "1", 10],
-        {CLAIMS, RUNS, LEASES, OVERRIDES, REVERSED, REVERSALS, LOG_OF_CLAIM},
+        {CLAIMS, RUNS, LEASES, OVERRIDES, REVERSED, REVERSALS, LOG_OF_CLAIM, SPELLINGS},
     ),
     "crowded claim's log": (
         "list_log_of_claim",

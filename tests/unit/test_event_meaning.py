@@ -43,6 +43,7 @@ def same(model: type[RunCreated | RunFinished], one: Json, other: Json) -> bool:
         {"eventId": "6f1c8a520d3b4e97b1f42a9c5d7e8031"},
         {"targetSystem": None, "periodStart": None, "retryOfRunId": None},
         {"override": {"approvedBy": "bob", "reason": "r"}},
+        {"imported": False},
     ],
 )
 def test_another_spelling_of_a_start_is_the_same_event(changed: Json) -> None:
@@ -56,6 +57,7 @@ def test_another_spelling_of_a_start_is_the_same_event(changed: Json) -> None:
         {"claimIds": ["taxi", "caf\u00e9", "ta\u200bxi"]},
         {"skippedClaims": [{"reason": "y", "claimId": "b "}, {"by": 15e-1, "claimId": "a", "reason": "x"}]},
         {"error": None, "externalAckId": None},
+        {"imported": False, "alertIfImported": False},
     ],
 )
 def test_another_spelling_of_an_end_is_the_same_event(changed: Json) -> None:
