@@ -1,5 +1,6 @@
 -- One run and its claims, as they were at one moment, and how many bytes the texts of its claims and overrides come to.
--- The claims of a run with more than $3 bytes are null: they do not fit into a reply.
+-- The claims of a run with more than $3 bytes are null: they do not fit into a reply. An override counts for 100 bytes
+-- more than its texts, because a run may have very many that have short ones.
 SELECT
     run.*,
     size.bytes,
@@ -31,7 +32,7 @@ CROSS JOIN LATERAL (
             WHERE claim.run_id = run.run_id
         ), 0)
         + coalesce((
-            SELECT sum(octet_length(claim_id) + octet_length(reason) + octet_length(approved_by))
+            SELECT sum(octet_length(claim_id) + octet_length(reason) + octet_length(approved_by) + 100)
             FROM claim_overrides AS override
             WHERE override.run_id = run.run_id AND override.org_id = run.org_id
         ), 0) AS bytes

@@ -155,6 +155,22 @@ async def test_a_run_is_returned_with_all_its_overrides(connection: Connection) 
     assert len(run.claim_overrides) == 10_001
 
 
+async def test_a_run_with_very_many_short_overrides(connection: Connection) -> None:
+    """Their texts take little of a reply, and they take much of it."""
+    await add_runs(connection, 1)
+    await connection.execute(
+        "INSERT INTO claim_overrides (run_id, claim_id, org_id, earlier_run_id, reason, approved_by) "
+        "SELECT $1, claim::text, 'org-1', lpad(to_hex(run), 32, '0')::uuid, 'r', 'b' "
+        "FROM generate_series(1, 2600) AS claim CROSS JOIN generate_series(1, 21) AS run",
+        RUN,
+    )
+    run = await get_export_run_by_id(connection, GetExportRunById(run_id=RUN))
+    assert len(encode_ok_reply(run)) <= REPLY_BYTES_MAX
+    assert run.claims_next_cursor is not None
+    first = list(dict.fromkeys(override.claim_id for override in run.claim_overrides))
+    assert first + await all_claims(connection, run.claims_next_cursor) == sorted(map(str, range(1, 2_601)))
+
+
 async def test_a_claim_of_more_runs_than_a_reply_lists(connection: Connection) -> None:
     """The reply has the newest runs, and says whether there are more."""
     await add_runs(connection, FOUND_RUNS_MAX + 1, error_code="E", error_detail="d" * 2_000)

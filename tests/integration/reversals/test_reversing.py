@@ -12,7 +12,7 @@ from handlers.runs import find_runs_by_claim_id, get_export_run_by_id
 from handlers.verification import verify
 from schema.errors import ErrorCode
 from schema.events import ClaimOutcome
-from schema.limits import REPLY_BYTES_MAX, RUN_CLAIMS_PAGE_MAX, RUN_REVERSALS_MAX
+from schema.limits import EVENT_CLAIMS_MAX, REPLY_BYTES_MAX, RUN_CLAIMS_PAGE_MAX, RUN_REVERSALS_MAX
 from schema.replies import encode_ok_reply
 from schema.requests import ExplainClaim, FindRunsByClaimId, GetExportHistory, GetExportRunById, ListRunClaims
 from schema.results import ExportRunWithClaims, RunClaimReversal, RunReversal
@@ -190,6 +190,25 @@ async def test_a_page_of_claims_with_long_reasons_of_reversals_fits_into_a_reply
         pages.append(len(page.claims))
         cursor = page.next_cursor
     assert (len(pages), sum(pages)) == (3, count)
+
+
+async def test_a_whole_run_as_large_as_an_event_may_make_it(connection: Connection) -> None:
+    run_id = uuid4()
+    claim_ids = [f"c-{number:05}" for number in range(EVENT_CLAIMS_MAX)]
+    await finish(connection, run_id, "completed", *claim_ids)
+    for _ in range(2):
+        assert await reverse(connection, run_id) == claim_ids
+    assert (await get_run(connection, run_id)).reversed_count == EVENT_CLAIMS_MAX
+
+
+async def test_what_does_not_fit_into_a_reply_is_not_taken_back_at_once(connection: Connection) -> None:
+    run_id = uuid4()
+    claim_ids = [f"{number:05}{'x' * 195}" for number in range(80_000)]
+    for start in range(0, len(claim_ids), 20_000):
+        await finish(connection, run_id, "completed", *claim_ids[start : start + 20_000])
+    assert await refusal(connection, reverse(connection, run_id)) == (ErrorCode.RESULT_TOO_LARGE, [])
+    assert (await get_run(connection, run_id)).reversed_count == 0
+    assert await reverse(connection, run_id, claim_ids[0]) == claim_ids[:1]
 
 
 async def test_a_run_shows_its_newest_reversals(connection: Connection) -> None:
