@@ -14,13 +14,22 @@ from uuid import UUID, uuid4
 
 from cli import result_tables
 from cli.broker import Unreachable
+from cli.claim_sentences import show_explained_claim
 from cli.console import Exit
 from cli.request_client import Client, open_client
 from cli.terminal import out
 from local.services import Services, services
 from schema import operations
 from schema.events import RUN_CREATED, RUN_FINISHED
-from schema.requests import CheckClaims, FindRunsByClaimId, GetExportHistory, ListDoubleExports, ReserveClaims
+from schema.requests import (
+    CheckClaims,
+    ExplainClaim,
+    FindRunsByClaimId,
+    GetExportHistory,
+    ListDoubleExports,
+    ReserveClaims,
+    ReverseExport,
+)
 from worker.settings import BrokerSettings
 
 COMMAND: Final = str(Path(sys.executable).with_name("export-runs"))
@@ -140,6 +149,8 @@ async def story(running: Services) -> None:
         await _race(client, reserve=False)
         chapter("The same race for parking-3, but each exporter reserves the claim first")
         await _race(client, reserve=True)
+        chapter("The ledger refuses parking-3 afterwards: its export is taken back, and another run may export it")
+        await _export_again(client, "parking-3")
         chapter("What went out twice is recorded; for parking-2 an alert was published to export-runs.alerts")
         doubles = await client.call(operations.LIST_DOUBLE_EXPORTS, ListDoubleExports(org_id=ORG))
         result_tables.show_double_exports(out, doubles)
@@ -147,6 +158,10 @@ async def story(running: Services) -> None:
         chapter("An auditor: which runs carried train-1?")
         found = await client.call(operations.FIND_RUNS_BY_CLAIM_ID, FindRunsByClaimId(claim_id="train-1", org_id=ORG))
         result_tables.show_found_runs(out, found)
+
+        chapter("And why may parking-3 not go out now?")
+        explain = ExplainClaim(org_id=ORG, claim_id="parking-3")
+        show_explained_claim(out, explain, await client.call(operations.EXPLAIN_CLAIM, explain))
 
 
 def chapter(title: str) -> None:
@@ -235,18 +250,42 @@ async def _race(client: Client, *, reserve: bool) -> None:
         answer = answers[permission]
         out.print_line(f"  {str(run_id)[:8]} hears: {answer}{', and pays' if permission else ''}")
         if permission:
-            finished = {
-                "eventId": str(uuid4()),
-                "schemaVersion": 1,
-                "occurredAt": datetime.now(UTC).isoformat(),
-                "runId": str(run_id),
-                "orgId": ORG,
-                "status": "completed",
-                "claimIds": [claim_id],
-            }
-            await client.publish_event(RUN_FINISHED, json.dumps(finished).encode())
+            await _publish_export(client, run_id, claim_id)
     await _until_exported(client, claim_id, sum(permissions))
     out.print_line(f"  {claim_id} went out {'once' if sum(permissions) == 1 else 'twice'}")
+
+
+async def _export_again(client: Client, claim_id: str) -> None:
+    """Take the export of a claim back, and export it once more, with a reservation."""
+    checked = await client.call(operations.CHECK_CLAIMS, CheckClaims(org_id=ORG, claim_ids=[claim_id]))
+    first, second = checked.exported[0].runs[0].run_id, uuid4()
+    request = ReverseExport(
+        org_id=ORG,
+        run_id=first,
+        claim_ids=[claim_id],
+        reason="the ledger refused the batch",
+        reversed_by="bob",
+        approved_by="carol",
+    )
+    await client.call(operations.REVERSE_EXPORT, request)
+    out.print_line(f"  bob takes the export by {str(first)[:8]} back, and carol has approved it")
+    await client.call(operations.RESERVE_CLAIMS, ReserveClaims(org_id=ORG, run_id=second, claim_ids=[claim_id]))
+    await _publish_export(client, second, claim_id)
+    await _until_exported(client, claim_id, 1)
+    out.print_line(f"  {str(second)[:8]} reserves {claim_id} and exports it: that is no double export")
+
+
+async def _publish_export(client: Client, run_id: UUID, claim_id: str) -> None:
+    finished = {
+        "eventId": str(uuid4()),
+        "schemaVersion": 1,
+        "occurredAt": datetime.now(UTC).isoformat(),
+        "runId": str(run_id),
+        "orgId": ORG,
+        "status": "completed",
+        "claimIds": [claim_id],
+    }
+    await client.publish_event(RUN_FINISHED, json.dumps(finished).encode())
 
 
 async def _until_exported(client: Client, claim_id: str, times: int) -> None:
