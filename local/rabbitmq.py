@@ -28,6 +28,15 @@ vm_memory_high_watermark.relative = 0.4
 raft.wal_max_size_bytes = 67108864
 """
 
+_TLS_CONFIGURATION = """
+listeners.ssl.local = 127.0.0.1:{port}
+ssl_options.cacertfile = {folder}/ca.pem
+ssl_options.certfile = {folder}/server.pem
+ssl_options.keyfile = {folder}/server.key
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+"""
+
 _CLUSTER_CONFIGURATION = """
 cluster_formation.peer_discovery_backend = classic_config
 cluster_partition_handling = pause_minority
@@ -59,13 +68,19 @@ class LocalRabbitMQ(LocalServer):
     """RabbitMQ on 127.0.0.1, user guest, no plugins. It has a port mapper (epmd) of its own, which ends with it.
 
     If the package is not installed, the first `start` installs it, and says so through `say`.
+
+    With a folder `tls`, which has `ca.pem`, `server.pem` and `server.key`, it also listens on `tls_port`, for clients
+    with a certificate of that authority.
     """
 
-    def __init__(self, say: Callable[[str], None] = say, member: ClusterMember | None = None) -> None:
+    def __init__(
+        self, say: Callable[[str], None] = say, member: ClusterMember | None = None, tls: Path | None = None
+    ) -> None:
         super().__init__("RabbitMQ", signal.SIGTERM, PROTOCOL_HEADER, METHOD_FRAME)
         self._say = say
         self._member = member
-        self._distribution_port, self._epmd_port = free_ports(2)
+        self._tls = tls
+        self._distribution_port, self._epmd_port, self.tls_port = free_ports(3)
         if member is not None:
             self._epmd_port = member.epmd_port
         self._epmd: GuardedProcess | None = None
@@ -86,6 +101,8 @@ class LocalRabbitMQ(LocalServer):
         if not _PROGRAM.exists():
             install("rabbitmq-server", _ADVICE, self._say)
         configuration = _CONFIGURATION.format(port=self.port)
+        if self._tls is not None:
+            configuration += _TLS_CONFIGURATION.format(port=self.tls_port, folder=self._tls)
         if self._member is not None:
             configuration += _CLUSTER_CONFIGURATION
             for number, name in enumerate(self._member.names, start=1):

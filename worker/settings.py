@@ -8,6 +8,7 @@ a URL: a library then takes a piece of the password for the port, the host or th
 sentence here quotes the URL.
 """
 
+import os
 import random
 import re
 import tomllib
@@ -256,6 +257,7 @@ def check_amqp_urls(urls: str) -> None:
         raise ValueError(f"must hold at most {AMQP_URLS_MAX} URLs")
     for url in split:
         _check_address(_address(url, ("amqp", "amqps")), _AMQP_ADDRESS)
+        _check_files(url, ("cafile", "certfile", "keyfile"))
 
 
 def _split_urls(urls: str) -> tuple[str, ...]:
@@ -267,6 +269,7 @@ def check_database_url(url: str) -> None:
     """Raises ValueError if this is not the URL of a database; its text quotes nothing of the URL."""
     for address in _address(url, ("postgresql", "postgres")).split(","):
         _check_address(address, _POSTGRESQL_ADDRESS)
+    _check_files(url, ("sslrootcert", "sslcert", "sslkey", "sslcrl"))
 
 
 def effective_settings(settings: BaseSettings) -> dict[str, object]:
@@ -307,6 +310,12 @@ def _address(url: str, schemes: Sequence[str]) -> str:
         except ValueError:
             raise ValueError(f"what stands behind the ? must be parameters, such as ?name=value; {_ENCODE}") from None
     return str(address)
+
+
+def _check_files(url: str, parameters: Sequence[str]) -> None:
+    for name, path in parse_qsl(urlsplit(url).query):
+        if name in parameters and not os.access(path, os.R_OK):
+            raise ValueError(f"a certificate file cannot be read, that of the parameter {name}")
 
 
 def _check_address(address: str, pattern: re.Pattern[str]) -> None:

@@ -15,7 +15,7 @@ Check = Callable[[str], None]
 
 SOUND_URLS: list[tuple[str, Check]] = [
     ("amqp://broker", check_amqp_urls),
-    ("amqps://me:secret@broker.example:5671/vhost?cafile=/etc/ca.pem", check_amqp_urls),
+    ("amqps://me:secret@broker.example:5671/vhost?cafile=/dev/null", check_amqp_urls),
     ("amqp://me:se%2Fc%40r%23e%3Ft%3A@[::1]:5672/%2F", check_amqp_urls),
     ("amqp://me:a:b@my_broker-1/", check_amqp_urls),
     ("amqp://me:a,b@n1:5672/x,amqps://me:a,b@n2/x,amqp://[::1]:5674/x", check_amqp_urls),

@@ -14,6 +14,7 @@ from aiormq.exceptions import (
 
 from worker.broker.close_frames import close_frame
 from worker.broker.declaration import TopologyMissing
+from worker.tls_errors import certificate_sentence
 
 NOT_ALLOWED: Final = 530
 
@@ -51,10 +52,10 @@ def _sentence(error: BaseException) -> str | None:
             return "the server at this address does not speak AMQP 0-9-1"
         case FileNotFoundError() | PermissionError() | IsADirectoryError():
             return "a certificate file that the URL names cannot be read"
-        case ssl.SSLCertVerificationError():
-            return f"the certificate of RabbitMQ is not accepted: {error.verify_message}"
         case ssl.SSLError():
-            return "the server at this address does not speak TLS; use amqp://, or the port for TLS"
+            return certificate_sentence(error, "RabbitMQ") or (
+                "the server at this address does not speak TLS; use amqp://, or the port for TLS"
+            )
         case _:
             return None
 

@@ -1,9 +1,10 @@
 """What of PostgreSQL's errors means that its URL is wrong, or its role's permissions."""
 
-import ssl
 from typing import Final
 
 import asyncpg
+
+from worker.tls_errors import certificate_sentence
 
 _SQLSTATES: Final = (
     "08P01",  # a pooler refuses a parameter
@@ -23,8 +24,11 @@ def misconfiguration(error: BaseException) -> str | None:
         return f"PostgreSQL refuses it: {error.args[0] if error.args else type(error).__name__}"
     if isinstance(error, asyncpg.ClientConfigurationError):
         return "a parameter of the URL is wrong or missing"  # asyncpg quotes the URL
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate of PostgreSQL is not accepted: {error.verify_message}"
+    cause: BaseException | None = error
+    while cause is not None:
+        if sentence := certificate_sentence(cause, "PostgreSQL"):
+            return sentence
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return "the server at this address does not offer TLS, or is not PostgreSQL"
     return None
