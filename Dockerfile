@@ -1,4 +1,4 @@
-FROM python:3.11-slim AS build
+FROM python:3.11.14-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 COPY requirements.lock requirements-build.lock ./
@@ -14,7 +14,7 @@ COPY worker worker
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && pip --python /app/bin/python install --no-deps /wheels/*.whl
 
-FROM python:3.11-slim
+FROM python:3.11.14-slim
 COPY --from=build /app /app
 ENV PATH=/app/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001

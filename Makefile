@@ -1,10 +1,11 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SECURITY := .venv-security
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint types client bench chaos docs lock clean
+.PHONY: help demo run test lint types client bench chaos docs sbom audit lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do \
@@ -42,15 +43,29 @@ docs: $(INSTALLED) ## Make an HTML page of the contract, build/contract/index.ht
 	$(BIN)/export-runs contract --check
 	cd local/contract_page && npm ci && node make.mjs ../../docs/asyncapi.yaml ../../build/contract
 
+sbom: $(SECURITY)/.installed ## Write what the service consists of, build/sbom.json, in the format CycloneDX
+	mkdir -p build
+	$(SECURITY)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.json requirements.lock
+
+audit: $(SECURITY)/.installed ## Ask whether weaknesses of what the service needs are known; asks the network
+	$(SECURITY)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
 lock: $(INSTALLED) ## Write the requirements files anew; UPGRADE=--upgrade takes newer versions
 	$(LOCK) --extra dev --extra report --group build --output-file requirements-dev.lock pyproject.toml
 	$(LOCK) --extra report --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
 	$(LOCK) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
 	$(LOCK) --constraint requirements-dev.lock --output-file benchmarks/requirements-peers.lock benchmarks/requirements-peers.in
+	$(LOCK) --output-file local/requirements-security.lock local/requirements-security.in
 
 clean: ## Remove .venv and all caches
-	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-peers $(SECURITY) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements-dev.lock pyproject.toml local/bootstrap.sh
 	local/bootstrap.sh
+
+$(SECURITY)/.installed: local/requirements-security.lock $(INSTALLED)
+	$(BIN)/python -m venv --clear $(SECURITY)
+	$(SECURITY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
