@@ -29,7 +29,13 @@ from tests.chaos.frames import read_malformed_properties
 from tests.chaos.guard import Guard, Json
 from tests.chaos.ledger import Ledger
 from tests.chaos.reservers import reserve
-from tests.chaos.system import WORKERS, SystemUnderTest, differences_from_log, system_under_test
+from tests.chaos.system import (
+    WORKERS,
+    SystemUnderTest,
+    differences_from_log,
+    rebuild_failures,
+    system_under_test,
+)
 from tests.chaos.verdict import Verdict
 
 FIRST_ANSWER_TIMEOUT_S: Final = 60
@@ -154,6 +160,9 @@ async def run(options: Options) -> Report:
         )
         differences = await differences_from_log(system.database.url)
         verdict.failures += [f"the tables are not what the log says: {line}" for line in differences]
+        verdict.failures += [f"no rebuild: {line}" for line in await rebuild_failures(system.database.url)]
+        differences = await differences_from_log(system.database.url)
+        verdict.failures += [f"after a rebuild the tables are not what the log says: {line}" for line in differences]
         if not is_drained:
             verdict.failures.append(f"the queues were not empty {DRAIN_TIMEOUT_S} s after the last fault")
         if waiting_clients:

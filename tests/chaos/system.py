@@ -294,12 +294,22 @@ async def _migrate(environment: dict[str, str]) -> None:
 
 async def differences_from_log(database_url: str) -> list[str]:
     """What `export-runs verify` finds in the database, one line for each row that is not as the log says."""
+    return await _complaints("verify", database_url)
+
+
+async def rebuild_failures(database_url: str) -> list[str]:
+    """What `export-runs rebuild` says if it fails: beside the workers it makes the tables anew from the log."""
+    return await _complaints("rebuild", database_url)
+
+
+async def _complaints(command: str, database_url: str) -> list[str]:
+    """What a command prints, if its exit code is not 0."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EXPORT_RUNS_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         RUN_COMMAND,
-        "verify",
+        command,
         env={**environment, "PYTHONPATH": str(ROOT), "EXPORT_RUNS_DATABASE_URL": database_url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
