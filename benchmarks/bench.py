@@ -1,20 +1,21 @@
 """What all measurements share: services, sizes, filled databases, and how measured processes are started."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import Final
+from uuid import uuid4
 
 from benchmarks.databases import connected, create_empty, fill
 from benchmarks.load import Address, Client, Server, open_client, open_publisher, open_queue
 from benchmarks.processes import check, running, variables
 from benchmarks.sizes import PREFETCH_EVENTS, SEED, Sizes
 from benchmarks.statements import statement
-from benchmarks.wire import StoredClaims, finished_events
+from benchmarks.wire import StoredClaims, finished_event, new_events
 from local.processes import GuardedProcess
 from local.services import Services
 
@@ -82,31 +83,55 @@ class Bench:
                 await client.latencies_s(warm_up)
                 yield client
 
-    async def publish(self, address: Address, queue: str, events: int) -> None:
-        """Empty a queue, then publish this many events into it."""
+    async def publish(self, address: Address, queue: str, bodies: Iterable[bytes] = ()) -> None:
+        """Empty a queue, then publish these events into it."""
+        published = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal published
+            for body in bodies:
+                published += 1
+                yield body
+
         async with open_queue(self.services.amqp_url, queue) as target:
             await target.purge()
             async with open_publisher(self.services.amqp_url, address) as publisher:
-                await publisher.publish_all(body for _, body in finished_events(events))
-            while (await target.state()).messages < events:
+                await publisher.publish_all(counted())
+            while (await target.state()).messages < published:
                 await asyncio.sleep(POLL_S)
 
     async def drain(self, consumer: Consumer, processes: int = 1) -> float:
         """Fill the queue and start consumers. Returns events per second, from when all consume until all are done."""
-        events = self.sizes.drained_events
+        bodies = list(new_events(self.sizes.drained_events))
+        return await self._drain(consumer, await create_empty(self.services), bodies, processes)
+
+    async def drain_twice(self, consumer: Consumer) -> tuple[float, float]:
+        """The same for new events, and then for as many new runs with the same claims: each is a double export."""
         database_url = await create_empty(self.services)
-        await self.publish(consumer.address, consumer.queue, events)
+        run_ids = [uuid4() for _ in range(self.sizes.drained_events)]
+        new = await self._drain(consumer, database_url, [finished_event(each, each) for each in run_ids])
+        return new, await self._drain(consumer, database_url, [finished_event(uuid4(), each) for each in run_ids])
+
+    async def _drain(self, consumer: Consumer, database_url: str, bodies: Sequence[bytes], processes: int = 1) -> float:
+        await self.publish(consumer.address, consumer.queue, bodies)
+        events = len(bodies)
         async with (
             open_queue(self.services.amqp_url, consumer.queue) as queue,
             connected(database_url) as database,
             asyncio.timeout(DRAIN_TIMEOUT_S),
         ):
 
+            async def stored_events() -> int:
+                assert consumer.count is not None
+                count: int = await database.fetchval(statement(consumer.count))
+                return count
+
+            stored_before = 0 if consumer.count is None else await stored_events()
+
             async def done_events() -> int:
                 if consumer.count is None:
                     return events - (await queue.state()).messages
-                count: int = await database.fetchval(statement(consumer.count))
-                return count
+                return await stored_events() - stored_before
 
             with ExitStack() as stack:
                 consumers = [

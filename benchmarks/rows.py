@@ -34,7 +34,7 @@ from benchmarks.sizes import (
     IN_FLIGHT_REQUESTS,
 )
 from benchmarks.statements import statement
-from benchmarks.wire import HISTORY_ORGANISATION, encoded, finished_events
+from benchmarks.wire import HISTORY_ORGANISATION, encoded, finished_events, new_events
 
 LARGE_CHECK_P99_MS_MAX: Final = 25.0
 GUARD_P99_MS_MAX: Final = 20.0
@@ -62,6 +62,21 @@ async def events_against_faststream(bench: Bench) -> Pair:
     """Events stored per second: ours with the event log, theirs in one transaction per message and without a log."""
     install_peers()
     return await _drain_rates(bench, "FastStream + asyncpg", peer_consumer(framework_peer("faststream_events")))
+
+
+async def events_against_plain(bench: Bench) -> Pair:
+    """Events stored per second, against plain aio-pika and asyncpg: a transaction per message, ten connections."""
+    return await _drain_rates(bench, "aio-pika + asyncpg", peer_consumer(peer("single_transaction")))
+
+
+async def double_exports(bench: Bench) -> Pair:
+    """Events stored per second whose claims have all been exported before, against new ones."""
+    again, new = Side("exported before", "events/s", []), Side("new", "events/s", [])
+    for _ in bench.rounds():
+        new_rate, again_rate = await bench.drain_twice(OURS)
+        new.samples.append(new_rate)
+        again.samples.append(again_rate)
+    return Pair(again, new)
 
 
 async def events_against_acks(bench: Bench) -> Pair:
@@ -98,7 +113,7 @@ async def lone_event(bench: Bench) -> Pair:
 
 async def _until_visible_ms(bench: Bench, consumer: Consumer, visible: str) -> float:
     url = await create_empty(bench.services)
-    await bench.publish(consumer.address, consumer.queue, 0)
+    await bench.publish(consumer.address, consumer.queue)
     latencies_s: list[float] = []
     with bench.process(consumer.command, url):
         async with open_publisher(bench.services.amqp_url, consumer.address) as publisher, connected(url) as database:
@@ -264,7 +279,7 @@ async def _guard_round(bench: Bench, command: tuple[str, ...], samples: GuardSam
     stored = bench.stored_claims(sizes.few_claims)
     warm_up = stored.checks(sizes.guard_warm_up_requests, CLAIMS_PER_GUARD_CHECK)
     url = await create_empty(bench.services)
-    await bench.publish(OURS.address, OURS.queue, sizes.guard_events)
+    await bench.publish(OURS.address, OURS.queue, new_events(sizes.guard_events))
 
     async def check(client: Client, enough: asyncio.Event) -> list[float]:
         return await client.steady_latencies_s(
@@ -347,13 +362,13 @@ async def memory(bench: Bench) -> Pair:
     few = Side(f"{sizes.memory_few_events:,} queued", "MiB", [])
     for _ in bench.rounds(sizes.memory_rounds):
         url = await create_empty(bench.services)
-        await bench.publish(OURS.address, OURS.queue, sizes.memory_few_events)
+        await bench.publish(OURS.address, OURS.queue, new_events(sizes.memory_few_events))
         few.samples.append(await _memory_mib_max(bench, url))
     bench.say(f"queueing {sizes.memory_many_events:,} events")
-    await bench.publish(OURS.address, OURS.queue, sizes.memory_many_events)
+    await bench.publish(OURS.address, OURS.queue, new_events(sizes.memory_many_events))
     for _ in bench.rounds(sizes.memory_rounds):
         many.samples.append(await _memory_mib_max(bench, await create_empty(bench.services)))
-    await bench.publish(OURS.address, OURS.queue, 0)
+    await bench.publish(OURS.address, OURS.queue)
     return Pair(many, few)
 
 
@@ -379,6 +394,18 @@ ROWS: Final = (
         "events stored, 20 claims each, against FastStream + asyncpg with one transaction per message",
         Goal(5, at_least=True),
         events_against_faststream,
+    ),
+    Row(
+        "events-plain",
+        "the same, against plain aio-pika + asyncpg: one transaction per message, 10 connections, no log",
+        Goal(3.5, at_least=True),
+        events_against_plain,
+    ),
+    Row(
+        "double-exports",
+        "events whose claims have all been exported before, against new ones",
+        Goal(0.75, at_least=True),
+        double_exports,
     ),
     Row(
         "events-acks",

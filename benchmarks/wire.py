@@ -18,15 +18,23 @@ def finished_events(count: int) -> Iterator[tuple[uuid.UUID, bytes]]:
     """New run-finished events of EVENT_BYTES each, with the ids of their runs."""
     for _ in range(count):
         run_id = uuid.uuid4()
-        yield run_id, finished_event(run_id)
+        yield run_id, finished_event(run_id, run_id)
 
 
-def finished_event(run_id: uuid.UUID) -> bytes:
-    """A run-finished event. Its `externalAckId` is as long as it takes to reach EVENT_BYTES."""
-    claims = '","'.join(f"claim-{run_id.hex[:20]}-{position:02}" for position in range(CLAIMS_PER_EVENT))
+def new_events(count: int) -> Iterator[bytes]:
+    """The same without the ids."""
+    return (body for _, body in finished_events(count))
+
+
+def finished_event(run_id: uuid.UUID, claims_of: uuid.UUID) -> bytes:
+    """A run-finished event with the organisation and the claims of a run, this one or one before.
+
+    Its `externalAckId` is as long as it takes to reach EVENT_BYTES.
+    """
+    claims = '","'.join(f"claim-{claims_of.hex[:20]}-{position:02}" for position in range(CLAIMS_PER_EVENT))
     body = (
         f'{{"eventId":"{uuid.uuid4()}","schemaVersion":1,"occurredAt":"2026-01-31T09:30:07Z","runId":"{run_id}",'
-        f'"orgId":"org-{run_id.int % 1000:04}","status":"completed","claimIds":["{claims}"],"externalAckId":"'
+        f'"orgId":"org-{claims_of.int % 1000:04}","status":"completed","claimIds":["{claims}"],"externalAckId":"'
     )
     return f'{body}{"x" * (EVENT_BYTES - len(body) - 2)}"}}'.encode()
 
