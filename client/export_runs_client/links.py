@@ -157,10 +157,13 @@ def broker_errors(what: str) -> Iterator[None]:
     assert task is not None
     try:
         yield
-    except (*CONNECTION_ERRORS, asyncio.CancelledError) as error:
+    except (Exception, asyncio.CancelledError) as error:
         if task.cancelling():
             raise asyncio.CancelledError from error
-        raise _no_answer(what, error) from error
+        # aiormq raises a bare Exception where the connection closed before it sent the first call.
+        if isinstance(error, (*CONNECTION_ERRORS, asyncio.CancelledError)) or type(error) is Exception:
+            raise _no_answer(what, error) from error
+        raise
     if task.cancelling():
         raise asyncio.CancelledError
 

@@ -5,8 +5,8 @@ connection belongs to one session, and whatever breaks in it ends the session wh
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import uuid4
@@ -78,7 +78,8 @@ async def open_link(
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
             channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
-            await channel.initialize()
+            with _lost_while_opening():
+                await channel.initialize()
             underlay = await channel.get_underlay_channel()
             assert isinstance(underlay, aiormq.Channel)
         raise_if_cancelled()  # or whoever cancelled would wait for as long as the connection lasts
@@ -97,6 +98,17 @@ async def open_link(
         closing.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
         closing.cancel()
+
+
+@contextmanager
+def _lost_while_opening() -> Iterator[None]:
+    """Raise ConnectionError where aiormq raises a bare Exception: the connection closed before the first call."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception:
+            raise ConnectionError("RabbitMQ closed the connection while it opened") from error
+        raise
 
 
 async def _close(connection: AbstractConnection) -> None:
