@@ -50,21 +50,23 @@ UNION ALL
     SELECT 'purge', entry.run_id, entry.event_id, entry.occurred_at, NULL, NULL, false, NULL, NULL, NULL, false,
         NULL, NULL
     FROM (
-        SELECT DISTINCT purge.run_id, purge.event_id, purge.occurred_at, purge.position
-        FROM (
-            SELECT $2 AS spelling
-            UNION ALL
-            SELECT respelled.spelling FROM respelled_claims AS respelled
-            WHERE respelled.org_id = $1 AND respelled.claim_id = $2
-        ) AS name
+        SELECT run_id, event_id, occurred_at, position
+        FROM export_run_events
+        WHERE claims_of_log_entry(org_id, payload) @> ARRAY[$1 || chr(31) || $2]
+            AND event_type NOT IN ('run-created', 'run-finished', 'run-deleted', 'run-unpurged')
+            AND event_type = 'run-purged'
+        UNION
+        SELECT purge.run_id, purge.event_id, purge.occurred_at, purge.position
+        FROM respelled_claims AS respelled
         CROSS JOIN LATERAL (
             SELECT run_id, event_id, occurred_at, position
             FROM export_run_events
-            WHERE claims_of_log_entry(org_id, payload) @> ARRAY[$1 || chr(31) || name.spelling]
+            WHERE claims_of_log_entry(org_id, payload) @> ARRAY[$1 || chr(31) || respelled.spelling]
                 AND event_type NOT IN ('run-created', 'run-finished', 'run-deleted', 'run-unpurged')
                 AND event_type = 'run-purged'
             OFFSET 0
         ) AS purge
+        WHERE respelled.org_id = $1 AND respelled.claim_id = $2
     ) AS entry
     JOIN export_runs AS run USING (run_id)
     WHERE run.purged_at IS NOT NULL
