@@ -143,8 +143,12 @@ async def open_link(url: str, name: str, user_id: str | None) -> AsyncIterator[L
 
 async def _close(connection: AbstractConnection) -> None:
     """Close a connection. aio-pika's own `close` may wait for ever, and then no cancellation ends it."""
-    if connection.transport is not None:
-        await connection.transport.connection.close(ConnectionClosed)
+    transport, connection.transport = connection.transport, None
+    try:
+        if transport is not None:
+            await transport.connection.close(ConnectionClosed)
+    finally:
+        await connection.close()  # without a transport it only notes that it is closed
 
 
 @contextmanager

@@ -8,20 +8,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import aio_pika
+import asyncpg
 import pytest
 import structlog
 
+import sql
 from local.postgresql import NOT_DURABLE, LocalPostgreSQL
 from local.rabbitmq import LocalRabbitMQ
 from schema import names
 from tests.chaos.proxy import CHUNK_BYTES, Proxy
-from tests.conftest import DATABASE_CONNECTIONS_MAX, worker_settings
+from tests.conftest import DATABASE_CONNECTIONS_MAX, database_settings, make_roles, with_database, worker_settings
 from tests.resilience.observing import Log, unread_errors
 from tests.wire import WAIT_S
 from worker.broker.link import Link, open_link
 from worker.broker.topology import TOPOLOGY, Topology
+from worker.database.migrations import migrate
 from worker.database.pool import Pool, open_pool
 from worker.session import WorkerParts
 from worker.settings import BrokerSettings, WorkerSettings
@@ -68,6 +72,22 @@ def through(url: str, proxy: Proxy) -> str:
     """A URL with the proxy's port in place of the server's."""
     user, _, _ = urlsplit(url).netloc.rpartition("@")
     return urlunsplit(urlsplit(url)._replace(netloc=f"{user}@127.0.0.1:{proxy.port}"))
+
+
+@asynccontextmanager
+async def private_database(server: LocalPostgreSQL) -> AsyncIterator[str]:
+    """A migrated database on a private server, which has the roles as well."""
+    name = f"resilience_{uuid4().hex}"
+    admin = await asyncpg.connect(server.url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.close()
+    url = with_database(server.url, name)
+    await make_roles(url)
+    await migrate(database_settings(url), sql.migrations())
+    yield url
+    admin = await asyncpg.connect(server.url)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
 
 
 @pytest.fixture

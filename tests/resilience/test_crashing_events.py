@@ -2,18 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import asyncpg
 import pytest
 
-import sql
 from local.postgresql import LocalPostgreSQL
 from schema import names
-from tests.conftest import DATABASE_CONNECTIONS_MAX, database_settings, running_worker, with_database, worker_settings
+from tests.conftest import DATABASE_CONNECTIONS_MAX, running_worker, worker_settings
+from tests.resilience.conftest import private_database
 from tests.resilience.observing import RECOVERY_S, Log, publish_all, until, until_serving
 from tests.wire import POLL_S, Wire, run_created
-from worker.database.migrations import migrate
 from worker.database.pool import open_pool
 from worker.limits import WorkerLimits
 from worker.session import WorkerParts
@@ -39,16 +37,8 @@ EFFECTS = {
 @pytest.fixture
 async def database_url(database_server: LocalPostgreSQL) -> AsyncIterator[str]:
     """A migrated database on the private server."""
-    name = f"crashing_{uuid4().hex}"
-    admin = await asyncpg.connect(database_server.url)
-    await admin.execute(f"CREATE DATABASE {name}")
-    await admin.close()
-    url = with_database(database_server.url, name)
-    await migrate(database_settings(url), sql.migrations())
-    yield url
-    admin = await asyncpg.connect(database_server.url)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    async with private_database(database_server) as url:
+        yield url
 
 
 @pytest.mark.parametrize("effect", EFFECTS.values(), ids=EFFECTS.keys())

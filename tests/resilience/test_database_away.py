@@ -8,19 +8,16 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from uuid import uuid4
 
-import asyncpg
 import pytest
 
-import sql
 from local.postgresql import LocalPostgreSQL
 from schema import names
 from sql.connection import Connection
 from tests.chaos.proxy import CHUNK_BYTES, Proxy
 from tests.commands import worker_process
-from tests.conftest import DATABASE_CONNECTIONS_MAX, database_settings, running_worker, with_database, worker_settings
-from tests.resilience.conftest import Wires, opened, proxied, through
+from tests.conftest import DATABASE_CONNECTIONS_MAX, running_worker, worker_settings
+from tests.resilience.conftest import Wires, opened, private_database, proxied, through
 from tests.resilience.observing import (
     RECOVERY_S,
     Log,
@@ -32,7 +29,6 @@ from tests.resilience.observing import (
     until_serving,
 )
 from tests.wire import POLL_S, Wire, run_created
-from worker.database.migrations import migrate
 from worker.database.pool import Pool, open_pool
 from worker.settings import WorkerSettings
 
@@ -40,16 +36,8 @@ from worker.settings import WorkerSettings
 @pytest.fixture
 async def database_url(database_server: LocalPostgreSQL) -> AsyncIterator[str]:
     """A migrated database on the private server."""
-    name = f"resilience_{uuid4().hex}"
-    admin = await asyncpg.connect(database_server.url)
-    await admin.execute(f"CREATE DATABASE {name}")
-    await admin.close()
-    url = with_database(database_server.url, name)
-    await migrate(database_settings(url), sql.migrations())
-    yield url
-    admin = await asyncpg.connect(database_server.url)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    async with private_database(database_server) as url:
+        yield url
 
 
 @asynccontextmanager

@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
 
-import sql
 from handlers.discards import Discard, log_discard
 from handlers.double_exports import resolve_double_export
 from handlers.reservations import release_claims, reserve_claims
@@ -31,13 +30,13 @@ from schema.requests import (
     UpdateExportRunStatus,
 )
 from sql.connection import Connection, NotReplicated, transaction
-from tests.conftest import connected, database_settings, running_worker, with_database, worker_settings
+from tests.conftest import connected, running_worker, with_database, worker_settings
 from tests.integration.requests import decoded
 from tests.integration.reservations.conftest import end_event
+from tests.resilience.conftest import private_database
 from tests.resilience.observing import RECOVERY_S, Log, until, until_serving
 from tests.storing import store_created, store_finished
 from tests.wire import Wire, run_created
-from worker.database.migrations import migrate
 from worker.database.pool import open_pool
 from worker.limits import DEFAULT_LIMITS
 from worker.session import WorkerParts
@@ -56,13 +55,8 @@ Write = Callable[[Connection], Awaitable[Any]]
 @pytest.fixture
 async def database_url(database_server: LocalPostgreSQL) -> AsyncIterator[str]:
     """A migrated database on the private server."""
-    name = f"resilience_{uuid4().hex}"
-    admin = await asyncpg.connect(database_server.url)
-    await admin.execute(f"CREATE DATABASE {name}")
-    await migrate(database_settings(with_database(database_server.url, name)), sql.migrations())
-    yield with_database(database_server.url, name)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    async with private_database(database_server) as url:
+        yield url
 
 
 @asynccontextmanager
@@ -222,7 +216,7 @@ async def test_an_event_is_acknowledged_when_the_standby_has_it(
             connection = await connected(database_url)
             assert await connection.fetchval(stored, created["eventId"]) == 1
             await connection.close()
-            assert await wire.count_in(names.event_queue("run-created")) == 1
+            assert await wire.count_in(names.event_queue("run-created")) >= 1  # until_serving may publish some again
             acknowledged = len(log.of("events_stored"))
             await stack.enter_async_context(running_worker(settings, pool, parts))
             await log.until("session_started", times=3)

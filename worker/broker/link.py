@@ -113,8 +113,12 @@ def _lost_while_opening() -> Iterator[None]:
 
 async def _close(connection: AbstractConnection) -> None:
     """Close a connection. aio-pika's own `close` may wait for ever, and then no cancellation ends it."""
-    if connection.transport is not None:
-        await connection.transport.connection.close(ConnectionClosed)
+    transport, connection.transport = connection.transport, None
+    try:
+        if transport is not None:
+            await transport.connection.close(ConnectionClosed)
+    finally:
+        await connection.close()  # without a transport it only notes that it is closed
 
 
 async def _connect(settings: BrokerSettings, purpose: str) -> AbstractConnection:
