@@ -23,6 +23,12 @@ from worker.database.migrations import migrate
 from worker.database.pool import acquire, open_pool
 from worker.settings import Misconfiguration, WorkerSettings
 
+# Where a handshake is refused, asyncpg and aiormq now and then leave the socket to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:Exception ignored in. <{what}:pytest.PytestUnraisableExceptionWarning")
+    for what in ("socket.socket", "function _SelectorTransport")
+]
+
 ROLE: Final = "export_runs_worker"
 WITH_TLS: Final = "15"
 """The version of PostgreSQL whose programs have TLS: those of the wheel have not."""
