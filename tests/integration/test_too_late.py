@@ -9,6 +9,7 @@ import pytest
 
 from handlers.double_exports import resolve_double_export
 from handlers.reservations import release_claims, reserve_claims
+from handlers.reversals import reverse_export
 from handlers.writes import create_export_run, delete_export_run, update_export_run_status
 from schema.events import RunStatus
 from schema.fields import WireModel
@@ -18,12 +19,16 @@ from schema.requests import (
     ReleaseClaims,
     ReserveClaims,
     ResolveDoubleExport,
+    ReverseExport,
     UpdateExportRunStatus,
 )
 from sql.connection import Connection, TooLate, transaction
+from tests.integration.reservations.conftest import end_event
+from tests.storing import store_finished
 
 RUN = UUID(int=1)
 OTHER_RUN = UUID(int=2)
+EXPORTING_RUN = UUID(int=3)
 
 CREATE = CreateExportRun(org_id="org-1", run_id=RUN, triggered_by="alice", format="csv").with_payload("{}")
 WRITES: dict[str, tuple[Callable[..., Awaitable[Any]], WireModel]] = {
@@ -39,12 +44,24 @@ WRITES: dict[str, tuple[Callable[..., Awaitable[Any]], WireModel]] = {
         resolve_double_export,
         ResolveDoubleExport(org_id="org-1", claim_id="c-1", resolved_by="bob", note="paid back"),
     ),
+    "reverse": (
+        reverse_export,
+        ReverseExport(org_id="org-1", run_id=EXPORTING_RUN, reason="a test", reversed_by="bob", approved_by="carol"),
+    ),
 }
 
 
 async def stored(connection: Connection) -> list[str]:
     """Everything that a write may change."""
-    tables = ("export_run_events", "export_runs", "export_run_claims", "claim_leases", "double_exported_claims")
+    tables = (
+        "export_run_events",
+        "export_runs",
+        "export_run_claims",
+        "claim_leases",
+        "double_exported_claims",
+        "export_reversals",
+        "claim_reversals",
+    )
     return [str(await connection.fetch(f"SELECT * FROM {table}")) for table in tables]  # noqa: S608
 
 
@@ -58,6 +75,7 @@ async def test_a_write_that_is_too_late_stores_nothing(connection: Connection, w
         "INSERT INTO double_exported_claims (org_id, claim_id, detected_at, last_joined_at) "
         "VALUES ('org-1', 'c-1', now(), now())"
     )
+    await store_finished(connection, [end_event(EXPORTING_RUN, "completed", "c-3")])
     before = await stored(connection)
     handle, model = WRITES[write]
     request = model.with_payload("{}")

@@ -17,6 +17,7 @@ import pytest
 from handlers.discards import Discard, log_discard
 from handlers.double_exports import resolve_double_export
 from handlers.reservations import release_claims, reserve_claims
+from handlers.reversals import reverse_export
 from handlers.writes import create_export_run, delete_export_run, update_export_run_status
 from local.postgresql import STANDBY_NAME, LocalPostgreSQL, LocalStandby
 from schema import names
@@ -27,6 +28,7 @@ from schema.requests import (
     ReleaseClaims,
     ReserveClaims,
     ResolveDoubleExport,
+    ReverseExport,
     UpdateExportRunStatus,
 )
 from sql.connection import Connection, NotReplicated, transaction
@@ -118,6 +120,9 @@ WRITES: dict[str, Write] = {
     "release-claims": lambda connection: release_claims(
         connection, decoded(ReleaseClaims, orgId="org-1", runId=str(RUN))
     ),
+    "reverse-export": lambda connection: reverse_export(
+        connection, ReverseExport(org_id="org-1", run_id=RUN, reason="a test", reversed_by="bob", approved_by="carol")
+    ),
     "a discarded dead letter": lambda connection: log_discard(connection, discard()),
 }
 BEFORE: dict[str, list[str]] = {
@@ -125,6 +130,7 @@ BEFORE: dict[str, list[str]] = {
     "delete-export-run": ["run-created"],
     "resolve-double-export": ["run-finished"],
     "release-claims": ["reserve-claims"],
+    "reverse-export": ["run-finished"],
 }
 """What must be stored before a write can be."""
 
