@@ -5,11 +5,11 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-header --no-annotate $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint types client bench chaos docs sbom audit lock clean
+.PHONY: help demo run test lint types client bench chaos docs sbom audit lock clean test-rabbitmq4
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do \
-		printf '  make %-8s%s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do \
+		printf '  make %-16s%s\n' "$$name" "$$text"; done
 
 demo: $(INSTALLED) ## Start the real services, publish events, ask questions, show the answers
 	$(BIN)/python -m local.demo
@@ -20,6 +20,10 @@ run: $(INSTALLED) ## Run RabbitMQ, PostgreSQL and a worker until Ctrl-C
 test: lint types ## Run the linter, the formatter, the type checker and all tests; POSTGRESQL_VERSION=15, or 17
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --durations=5 -m 'not campaign'
 	$(BIN)/python -m pytest -q -m campaign
+
+test-rabbitmq4: $(INSTALLED) ## Run the acceptance and resilience tests on RabbitMQ 4, installed if need be; ONLY="PATH PATH"
+	RABBITMQ_VERSION=4 $(BIN)/python -m pytest -q -n auto --dist worksteal --durations=5 -m 'not campaign' \
+		$(or $(ONLY),tests/acceptance tests/resilience)
 
 lint: $(INSTALLED) ## Run the linter and the formatter; they change no file
 	$(BIN)/ruff check --quiet

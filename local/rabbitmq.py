@@ -1,4 +1,7 @@
-"""A RabbitMQ server for development, from the Debian package `rabbitmq-server`, which is installed if it is missing."""
+"""A RabbitMQ server for development, from the Debian package `rabbitmq-server`, which is installed if it is missing.
+
+It has the version of this machine, or the one that the environment chooses.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.debian import install
-from local.processes import GuardedProcess, ServiceError, answers, free_ports, say, wait_until
+from local.processes import GuardedProcess, ServiceError, answers, free_ports, say, tail, wait_until
+from local.rabbitmq_programs import FOLDER, command_prefix
 from local.server import LocalServer
-
-# The script itself: the command of that name in PATH is a wrapper that works only for the user "rabbitmq".
-_PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 METHOD_FRAME = b"\x01"  # a broker that has started sends a method frame; any other answer is a refusal
 _EPMD_TIMEOUT_S = 10.0
-_ADVICE = "install rabbitmq-server, start a Docker engine, or name a broker in EXPORT_RUNS_AMQP_URL"
 
 _CONFIGURATION = """
 listeners.tcp.local = 127.0.0.1:{port}
@@ -84,39 +83,18 @@ class LocalRabbitMQ(LocalServer):
         if member is not None:
             self._epmd_port = member.epmd_port
         self._epmd: GuardedProcess | None = None
+        self._command_prefix: list[str] = []
 
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
-    def stop(self) -> None:
-        super().stop()
-        self._end_epmd()
-
-    def kill(self) -> None:
-        super().kill()
-        self._end_epmd()
-
-    def _prepare(self) -> None:
-        if not _PROGRAM.exists():
-            install("rabbitmq-server", _ADVICE, self._say)
-        configuration = _CONFIGURATION.format(port=self.port)
-        if self._tls is not None:
-            configuration += _TLS_CONFIGURATION.format(port=self.tls_port, folder=self._tls)
-        if self._member is not None:
-            configuration += _CLUSTER_CONFIGURATION
-            for number, name in enumerate(self._member.names, start=1):
-                configuration += f"cluster_formation.classic_config.nodes.{number} = {name}\n"
-            cookie = self.directory / ".erlang.cookie"
-            cookie.write_text(self._member.cookie)
-            cookie.chmod(0o400)
-        (self.directory / "rabbitmq.conf").write_text(configuration)
-        (self.directory / "advanced.config").write_text("[].")
-        (self.directory / "enabled_plugins").write_text("[].")
-
-    def _launch(self) -> GuardedProcess:
-        # Nothing is inherited: a RABBITMQ_ variable of the developer must not change this server.
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the server and its tools. Nothing is inherited: a RABBITMQ_ variable of the developer must
+        not change this server.
+        """
+        return {
             "PATH": os.defpath,
             "LANG": "C.UTF-8",
             "HOME": str(self.directory),  # for the Erlang cookie
@@ -133,25 +111,58 @@ class LocalRabbitMQ(LocalServer):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG_ARGUMENTS,
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the server, instead of waiting for it
         }
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """The command that runs one of RabbitMQ's programs, such as `rabbitmqctl`. Valid after the first `start`."""
+        return [*self._command_prefix, str(FOLDER / program), *arguments]
+
+    def stop(self) -> None:
+        super().stop()
+        self._end_epmd()
+
+    def kill(self) -> None:
+        super().kill()
+        self._end_epmd()
+
+    def _prepare(self) -> None:
+        self._command_prefix = command_prefix(self._say)
+        configuration = _CONFIGURATION.format(port=self.port)
+        if self._tls is not None:
+            configuration += _TLS_CONFIGURATION.format(port=self.tls_port, folder=self._tls)
+        if self._member is not None:
+            configuration += _CLUSTER_CONFIGURATION
+            for number, name in enumerate(self._member.names, start=1):
+                configuration += f"cluster_formation.classic_config.nodes.{number} = {name}\n"
+            cookie = self.directory / ".erlang.cookie"
+            cookie.write_text(self._member.cookie)
+            cookie.chmod(0o400)
+        (self.directory / "rabbitmq.conf").write_text(configuration)
+        (self.directory / "advanced.config").write_text("[].")
+        (self.directory / "enabled_plugins").write_text("[].")
+
+    def _launch(self) -> GuardedProcess:
         if self._member is None:
-            self._epmd = start_epmd(self._epmd_port, self.log, self.directory)
-        return self._spawn([_PROGRAM], environment)
+            self._epmd = start_epmd(self._command_prefix, self._epmd_port, self.log, self.directory)
+        return self._spawn(self.command("rabbitmq-server"), self.environment)
 
     def _end_epmd(self) -> None:
         if self._epmd:
             self._epmd.kill()
 
 
-def start_epmd(port: int, log: Path, directory: Path) -> GuardedProcess:
-    """Start Erlang's port mapper, and wait until it listens. Raises ServiceError if it does not.
+def start_epmd(command_prefix: list[str], port: int, log: Path, directory: Path) -> GuardedProcess:
+    """Start Erlang's port mapper of the chosen version, and wait until it listens. Raises ServiceError otherwise.
 
     It must listen before a server starts; otherwise the server would start one that never ends.
     """
     epmd = GuardedProcess(
-        ["epmd"], environment={"PATH": os.defpath, **_epmd_environment(port)}, log=log, scratch=directory
+        [*command_prefix, "epmd"],
+        environment={"PATH": os.defpath, **_epmd_environment(port)},
+        log=log,
+        scratch=directory,
     )
     if not wait_until(lambda: answers("127.0.0.1", port, b"", b""), _EPMD_TIMEOUT_S):
-        raise ServiceError(f"epmd, Erlang's port mapper, did not listen on port {port}")
+        raise ServiceError(f"epmd, Erlang's port mapper, did not listen on port {port}:\n{tail(log)}")
     return epmd
 
 

@@ -27,7 +27,6 @@ from tests.chaos.standby import PRIMARY_SETTINGS, Standby
 WORKERS: Final = 2
 STOP_TIMEOUT_S: Final = 30
 RABBITMQCTL_TIMEOUT_S: Final = 15
-RABBITMQCTL: Final = Path("/usr/lib/rabbitmq/bin/rabbitmqctl")
 ROOT: Final = Path(__file__).parents[2]
 
 VERIFY_LINES_MAX: Final = 10
@@ -184,12 +183,9 @@ class SystemUnderTest:
 
     async def rabbitmqctl(self, *arguments: str) -> str:
         """Run rabbitmqctl in the broker's own environment. Returns its output, which is empty if it fails."""
-        environment = Path(f"/proc/{self.broker.pid}/environ").read_text().rstrip("\0")
         process = await asyncio.create_subprocess_exec(
-            RABBITMQCTL,
-            "-q",
-            *arguments,
-            env=dict(pair.split("=", 1) for pair in environment.split("\0")),
+            *self.broker.command("rabbitmqctl", "-q", *arguments),
+            env=self.broker.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,

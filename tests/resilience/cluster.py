@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from local.processes import free_ports
+from local.processes import free_ports, say
 from local.rabbitmq import ClusterMember, LocalRabbitMQ, start_epmd
+from local.rabbitmq_programs import command_prefix
 
 NODES = ("first@localhost", "second@localhost", "third@localhost")
 
@@ -20,7 +21,7 @@ def cluster() -> Iterator[list[LocalRabbitMQ]]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="export-runs-epmd-")))
         (port,) = free_ports(1)
-        stack.callback(start_epmd(port, directory / "epmd.log", directory).kill)
+        stack.callback(start_epmd(command_prefix(say), port, directory / "epmd.log", directory).kill)
         servers = [LocalRabbitMQ(member=ClusterMember(name, NODES, cookie, port)) for name in NODES]
         for server in servers:
             stack.callback(server.close)

@@ -25,7 +25,6 @@ test shares its machine, and must not fail for that."""
 
 ATTEMPT_S: Final = 3.0
 
-RABBITMQCTL: Final = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 RABBITMQCTL_TIMEOUT_S: Final = 120
 
 EXPIRATION_S: Final = 4
@@ -114,13 +113,10 @@ async def ask_in_time(wire: Wire, operation: str = "check-claims", **body: Any) 
 
 
 async def rabbitmqctl(server: LocalRabbitMQ, *arguments: str) -> str:
-    """Run a command of the broker's in the broker's own environment."""
-    environment = Path(f"/proc/{server.pid}/environ").read_text().rstrip("\0").split("\0")
+    """Run a command of the broker's in the broker's own environment. Returns its output."""
     process = await asyncio.create_subprocess_exec(
-        RABBITMQCTL,
-        "-q",
-        *arguments,
-        env=dict(pair.split("=", 1) for pair in environment),
+        *server.command("rabbitmqctl", "-q", *arguments),
+        env=server.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     )
