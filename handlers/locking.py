@@ -23,7 +23,7 @@ from .query_arguments import OrganisationClaims, column_arrays, joined
 LOCKS_PER_ORGANISATION_MAX: Final = 64
 """The claims of an organisation share so many locks, by their hash. So the largest event takes no more than these,
 keeps nobody of another organisation waiting, and leaves room in PostgreSQL's lock table, which holds
-`max_locks_per_transaction` times `max_connections`, 6,400 by default, for all transactions together."""
+`max_locks_per_transaction` times all processes, 7,808 by default, for all transactions together."""
 
 
 async def lock_runs(connection: Connection, run_ids: Sequence[UUID]) -> None:
