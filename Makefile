@@ -56,8 +56,8 @@ audit: $(SECURITY)/.installed ## Ask whether weaknesses of what the service need
 	$(SECURITY)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 lock: $(INSTALLED) ## Write the requirements files anew; UPGRADE=--upgrade takes newer versions
-	$(LOCK) --extra dev --extra report --group build --output-file requirements-dev.lock pyproject.toml
-	$(LOCK) --extra report --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra dev --extra report --extra tracing --group build --output-file requirements-dev.lock pyproject.toml
+	$(LOCK) --extra report --extra tracing --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
 	$(LOCK) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
 	$(LOCK) --constraint requirements-dev.lock --output-file benchmarks/requirements-peers.lock benchmarks/requirements-peers.in
 	$(LOCK) --output-file local/requirements-security.lock local/requirements-security.in

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import sql
 from schema.alerts import ALERT_SCHEMA_VERSION, DoubleExportDetected, DoubleExportFoundBy
+from schema.trace_context import TraceContext
 from sql.connection import Connection, transaction
 
 from .query_arguments import AlertKey, PostponedAlert, column_arrays
@@ -21,6 +22,8 @@ class TakenAlert:
 
     alert: DoubleExportDetected
     attempts: int
+    trace_context: TraceContext | None
+    """The trace of what caused it."""
 
     @property
     def key(self) -> AlertKey:
@@ -66,6 +69,7 @@ async def take_alerts(connection: Connection, org_id: str, limit: int, taken_s: 
                 found_by=DoubleExportFoundBy(row["found_by"]),
             ),
             row["attempts"],
+            TraceContext(row["traceparent"], row["tracestate"]) if row["traceparent"] else None,
         )
         for row in sorted(rows, key=lambda row: (row["occurred_at"], row["event_id"]))
     ]

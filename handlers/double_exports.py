@@ -31,6 +31,7 @@ from schema.limits import (
 )
 from schema.requests import ListDoubleExports, ResolveDoubleExport
 from schema.results import DoubleExport, DoubleExportRun, DoubleExports
+from schema.trace_context import TraceContext
 from sql.connection import Connection, transaction
 
 from .cursors import decode_claim_cursor, encode_claim_cursor, scope_of
@@ -101,8 +102,9 @@ class FoundDoubleExports:
     ) -> None:
         """Record what was found and the claims that these events name twice, and put an alert per run into the outbox.
 
-        An event that was told before must not be among them. An imported one has no alert unless it asks for one. Where
-        the log is replayed, `joined_at` says when the event of each run took effect, and there are no alerts.
+        An event that was told before must not be among them. An imported one has no alert unless it asks for one. An
+        alert belongs to the trace of its run's event. Where the log is replayed, `joined_at` says when the event of
+        each run took effect, and there are no alerts.
         """
         if repeated := _repeated_claims(finished):
             for row in await connection.fetch(sql.query("record_repeated_claims"), *column_arrays(repeated)):
@@ -120,7 +122,12 @@ class FoundDoubleExports:
         silent = {
             RunKey(event.run_id, event.org_id) for event in finished if event.imported and not event.alert_if_imported
         }
-        alerts = [_alert(run, double_exports) for run, double_exports in self._by_run.items() if run not in silent]
+        traces = {RunKey(event.run_id, event.org_id): event.trace_context for event in finished if event.trace_context}
+        alerts = [
+            _alert(run, double_exports, traces.get(run))
+            for run, double_exports in self._by_run.items()
+            if run not in silent
+        ]
         if alerts:
             await connection.execute(sql.query("insert_alerts"), *column_arrays(alerts), now)
 
@@ -138,7 +145,7 @@ def _repeated_claims(finished: Iterable[RunFinished]) -> list[RepeatedClaim]:
     return list(repeated)
 
 
-def _alert(run: RunKey, double_exports: RunDoubleExports) -> NewAlert:
+def _alert(run: RunKey, double_exports: RunDoubleExports, trace: TraceContext | None) -> NewAlert:
     found_by = DoubleExportFoundBy.REPEATED_IN_RUN
     if double_exports.earlier_run_ids:
         found_by = DoubleExportFoundBy.ANOTHER_RUN
@@ -150,6 +157,8 @@ def _alert(run: RunKey, double_exports: RunDoubleExports) -> NewAlert:
         claim_ids=joined(sorted(double_exports.claim_ids)[:ALERT_CLAIMS_MAX]),
         earlier_run_ids=joined(map(str, list(double_exports.earlier_run_ids)[:ALERT_EARLIER_RUNS_MAX])),
         found_by=found_by,
+        traceparent=trace and trace.traceparent,
+        tracestate=trace and trace.tracestate,
     )
 
 

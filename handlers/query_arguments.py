@@ -192,6 +192,8 @@ class NewAlert(NamedTuple):
     claim_ids: str
     earlier_run_ids: str
     found_by: DoubleExportFoundBy
+    traceparent: str | None
+    tracestate: str | None
 
 
 class PostponedAlert(NamedTuple):

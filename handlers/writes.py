@@ -106,14 +106,18 @@ async def update_export_run_status(
                 raise conflict("status", f"is {run['status']} already, with other facts")
             if _STATUSES_UPWARDS.index(request.status) < _STATUSES_UPWARDS.index(run["status"]):
                 raise conflict("status", f"is {run['status']} already, and never goes down")
-        event = RunFinished.model_construct(
-            event_id=uuid4(),
-            schema_version=SCHEMA_VERSION,
-            occurred_at=now,
-            run_id=request.run_id,
-            org_id=run["org_id"],
-            **_facts(FinishedFacts, request),
-        ).with_payload(request.payload)
+        event = (
+            RunFinished.model_construct(
+                event_id=uuid4(),
+                schema_version=SCHEMA_VERSION,
+                occurred_at=now,
+                run_id=request.run_id,
+                org_id=run["org_id"],
+                **_facts(FinishedFacts, request),
+            )
+            .with_payload(request.payload)
+            .with_trace_context(request.trace_context)
+        )
         await merge_finished(connection, [event], "request")
         return await _stored_run(connection, request.run_id)
 

@@ -24,6 +24,7 @@ from pydantic_core import core_schema
 
 from . import limits
 from .claim_ids import INVISIBLE, all_in_canonical_form, in_canonical_form, spelling_of
+from .trace_context import TraceContext
 
 # The patterns stand in the published schemas, so they say the same in every dialect of regular expressions: \s differs,
 # and \p is unknown to some.
@@ -200,6 +201,7 @@ class WireModel(BaseModel):
 
     _payload: str = PrivateAttr(default="")
     _idempotency_key: str = PrivateAttr(default="")
+    _trace_context: TraceContext | None = PrivateAttr(default=None)
 
     @property
     def payload(self) -> str:
@@ -210,6 +212,16 @@ class WireModel(BaseModel):
     def idempotency_key(self) -> str:
         """The `message_id` of the message this came in; empty where it had none."""
         return self._idempotency_key
+
+    @property
+    def trace_context(self) -> TraceContext | None:
+        """The trace of the message this came in; None where it belongs to none."""
+        return self._trace_context
+
+    def with_trace_context(self, context: TraceContext | None) -> Self:
+        """Remember the trace of the message this came in. Returns itself."""
+        self._trace_context = context
+        return self
 
     def with_idempotency_key(self, message_id: str | None) -> Self:
         """Remember the `message_id` of the message this came in. Returns itself."""

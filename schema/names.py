@@ -23,6 +23,10 @@ TIMESTAMP_HEADER: Final = "timestamp_in_ms"
 """When RabbitMQ received a message, in milliseconds since 1970, if it is configured to note that
 (`set_header_timestamp`). A client may set it as well, so it may be forged."""
 
+TRACEPARENT_HEADER: Final = "traceparent"
+TRACESTATE_HEADER: Final = "tracestate"
+"""Which trace a message belongs to, as W3C Trace Context defines it."""
+
 ERROR_CODE_HEADER: Final = "x-error-code"
 ERROR_DETAIL_HEADER: Final = "x-error-detail"
 FAILED_AT_HEADER: Final = "x-failed-at"

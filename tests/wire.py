@@ -107,6 +107,15 @@ class Wire:
 
     async def ask(self, operation: str, body: Json | bytes, *, wait_s: float = WAIT_S, **properties: Any) -> Json:
         """Send a request with direct reply-to, and return the whole reply. Raises TimeoutError after `wait_s`."""
+        reply = await self.reply_to(operation, body, wait_s=wait_s, **properties)
+        assert reply.content_type == "application/json"
+        answer: Json = json.loads(reply.body)
+        return answer
+
+    async def reply_to(
+        self, operation: str, body: Json | bytes, *, wait_s: float = WAIT_S, **properties: Any
+    ) -> AbstractIncomingMessage:
+        """The same, as the message that the reply came in."""
         correlation_id = str(uuid4())
         future = self._replies[correlation_id] = asyncio.get_running_loop().create_future()
         message = aio_pika.Message(
@@ -121,10 +130,7 @@ class Wire:
         )
         target = await self.channel.get_exchange("export-runs.rpc", ensure=False)
         await target.publish(message, operation, timeout=WAIT_S)
-        reply = await asyncio.wait_for(future, wait_s)
-        assert reply.content_type == "application/json"
-        answer: Json = json.loads(reply.body)
-        return answer
+        return await asyncio.wait_for(future, wait_s)
 
     async def result(self, operation: str, **body: Any) -> Json:
         """Send a request and return its result. The reply must not be an error."""

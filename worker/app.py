@@ -22,6 +22,7 @@ from worker.process import end_if_blocked, stop_at_end_of_input, stop_on_signals
 from worker.routes import Part
 from worker.session import DEFAULT_PARTS, WorkerParts, run_sessions
 from worker.settings import AMQP_URL, DATABASE_URL, Misconfiguration, WorkerSettings
+from worker.tracing import spans_sent
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -54,7 +55,9 @@ async def run_worker(
         log_start(settings)
         stop_on_signals(stopping)
     watchdog = asyncio.create_task(end_if_blocked(parts.limits.loop_blocked_max_s))
+    limits = parts.limits
     async with (
+        spans_sent(only, limits.batch_events_max, limits.span_flush_s, limits.repeat_log_first_s),
         _reporting(settings, only or "all", supervisor, health),
         open_pool(settings, parts.database_connections_max) as pool,
     ):

@@ -162,6 +162,9 @@ class WorkerLimits:
     part_end_margin_s: float = 10
     """A part that must stop and takes longer than it may by so much is killed."""
 
+    span_flush_s: float = 3
+    """How long a process that ends may take to send the spans that it has not sent yet."""
+
     alerts_interval_s: float = 1.0
     """How long the worker waits before it looks into the outbox again, after it has found nothing there."""
 
@@ -194,6 +197,7 @@ class WorkerLimits:
         assert 0 < self.requeue_delay_first_s <= self.requeue_delay_max_s
         assert 0 < self.retry_delay_first_s <= self.retry_delay_max_s
         assert 0 < self.part_pause_first_s <= self.part_pause_max_s
+        assert self.span_flush_s < self.part_end_margin_s  # or a part that only sends its spans is killed
         assert 0 < self.alert_delay_first_s <= self.alert_delay_max_s
         assert 2 * self.alert_publish_timeout_s < self.alert_taken_s  # an alert is published twice at most
         assert 0 <= self.reply_margin_share < 1

@@ -57,7 +57,7 @@ def configure(level: str, part: str | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     # The libraries log a lost connection several times, with tracebacks. The session logs it once.
-    for library in ("aio_pika", "aiormq", "asyncio"):
+    for library in ("aio_pika", "aiormq", "asyncio", "opentelemetry.trace"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 

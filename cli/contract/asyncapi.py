@@ -34,6 +34,15 @@ DESCRIPTION: Final = (
     "docs/CONTRACT.md says in words what each message means and what is promised. Unknown fields are ignored."
 )
 
+TRACE_HEADERS: Final = {
+    names.TRACEPARENT_HEADER: {
+        "type": "string",
+        "description": "The trace that the message belongs to, as W3C Trace Context defines it.",
+        "examples": ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
+    },
+    names.TRACESTATE_HEADER: {"type": "string", "description": "What tracing systems have added to that."},
+}
+
 HEADERS: Final = {
     "EventHeaders": {
         "type": "object",
@@ -41,6 +50,7 @@ HEADERS: Final = {
             "messageId": {"type": "string", "description": "The property `message_id`. Each attempt has its own."},
             "type": {"type": "string", "description": "The property `type`: the event type, as in the routing key."},
             "org-id": {"type": "string", "description": "The `orgId` of the body."},
+            **TRACE_HEADERS,
         },
     },
     "RequestHeaders": {
@@ -66,16 +76,20 @@ HEADERS: Final = {
                 "type": "integer",
                 "description": "When the request was published, in milliseconds since 1970. The deadline begins then.",
             },
+            **TRACE_HEADERS,
         },
     },
     "ReplyHeaders": {
         "type": "object",
         "required": ["correlationId"],
-        "properties": {"correlationId": {"type": "string", "description": "The property `correlation_id`."}},
+        "properties": {
+            "correlationId": {"type": "string", "description": "The property `correlation_id`."},
+            **TRACE_HEADERS,
+        },
     },
     "AlertHeaders": {
         "type": "object",
-        "properties": {"type": {"type": "string", "const": DOUBLE_EXPORT_DETECTED}},
+        "properties": {"type": {"type": "string", "const": DOUBLE_EXPORT_DETECTED}, **TRACE_HEADERS},
     },
 }
 """The headers and properties of the messages, as schemas."""

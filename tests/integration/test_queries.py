@@ -140,12 +140,16 @@ QUERIES = {
     "record_repeated_claims": ("text[], text[], uuid[]", "org_id text, claim_id text, run_id uuid"),
     "resolve_double_export": ("text, text, timestamptz, text, text", DOUBLE_EXPORT),
     "withdraw_overrides": ("uuid, text, text[]", "claim_id text"),
-    "insert_alerts": ("uuid[], text[], uuid[], int4[], text[], text[], text[], timestamptz", ""),
+    "insert_alerts": (
+        "uuid[], text[], uuid[], int4[], text[], text[], text[], text[], text[], timestamptz",
+        "",
+    ),
     "list_alert_organisations": ("text, int4", "org_id text, has_due_alert bool"),
     "take_alerts": (
         "text, int8, float8",
         "org_id text, event_id uuid, occurred_at timestamptz, run_id uuid, claim_count int4, claim_ids text[], "
-        "earlier_run_ids uuid[], found_by text, attempts int4, next_attempt_at timestamptz",
+        "earlier_run_ids uuid[], found_by text, attempts int4, next_attempt_at timestamptz, traceparent text, "
+        "tracestate text",
     ),
     "remove_alerts": ("text[], uuid[]", ""),
     "postpone_alerts": ("text[], uuid[], float8[]", ""),

@@ -24,7 +24,7 @@ from worker.broker.link import (
     open_link,
     start_consuming,
 )
-from worker.broker.messages import ack, reply, requeue
+from worker.broker.messages import Reply, ack, reply, requeue
 from worker.database.pool import Pool
 from worker.limits import WorkerLimits
 from worker.monitoring.health import Health
@@ -314,7 +314,7 @@ async def test_a_reply_does_not_come_back(
         await client.underlay.basic_publish(b"asked", routing_key=queue.name, properties=asking)
         request = await asyncio.wait_for(requests.get(), RECOVERY_S)
         await ack(request)
-        await reply(server, [(request, b"answered")])
+        await reply(server, [Reply(request, b"answered", None)])
         answer = await asyncio.wait_for(answers.get(), RECOVERY_S)
         await flush(server)  # what RabbitMQ returns arrives before its answer to this
     assert (answer.body, answer.header.properties.correlation_id) == (b"answered", "mine")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -16,6 +17,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from schema import names
+from schema.trace_context import TraceContext
 from worker.broker.bodies import release_room
 from worker.broker.close_frames import broker_words
 from worker.broker.link import CONNECTION_ERRORS, Delivery, Link, SessionLost
@@ -98,15 +100,28 @@ async def ack(*deliveries: Delivery) -> None:
         log.debug("ack_lost")
 
 
-async def reply(link: Link, answers: Iterable[tuple[Delivery, bytes]]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The reply to a request: its body, and the trace that it belongs to."""
+
+    request: Delivery
+    body: bytes
+    trace_context: TraceContext | None
+
+
+async def reply(link: Link, replies: Iterable[Reply]) -> bool:
     """Send replies, each to the address in its request; returns whether the connection was there to take them."""
     body_bytes_max = link.underlay.max_content_size
     frames: list[FrameType | ContentBody] = []
-    for request, body in answers:
-        properties = request.header.properties
+    for each in replies:
+        properties, body = each.request.header.properties, each.body
         # RabbitMQ 3.10 returns a mandatory direct reply even when it has delivered it.
         frames.append(spec.Basic.Publish(exchange="", routing_key=properties.reply_to or "", mandatory=False))
-        answer = spec.Basic.Properties(content_type=names.CONTENT_TYPE, correlation_id=properties.correlation_id)
+        answer = spec.Basic.Properties(
+            content_type=names.CONTENT_TYPE,
+            correlation_id=properties.correlation_id,
+            headers=dict(each.trace_context.headers) if each.trace_context else None,
+        )
         frames.append(ContentHeader(body_size=len(body), properties=answer))
         frames += [ContentBody(body[start : start + body_bytes_max]) for start in range(0, len(body), body_bytes_max)]
     try:

@@ -5,6 +5,7 @@ once.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ from worker.limits import TimeOuts, WorkerLimits
 from worker.retries import delays_s, wait
 from worker.routes import EventRoute
 from worker.settings import WorkerSettings
+from worker.tracing import record_batch, trace_context
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -159,11 +161,13 @@ class EventConsumer:
     async def _process(self, batch: Sequence[Delivery]) -> None:
         """Decode deliveries and store the events in them. What is no event is dead-lettered."""
         events: list[ReceivedEvent] = []
+        started_ns = time.time_ns()
         for delivery in batch:
             try:
                 events.append(ReceivedEvent(delivery, self._decode(delivery)))
             except EventRefused as refusal:
                 self._dead_letter(delivery, refusal)
+                record_batch(self._route.event_type, [delivery.header.properties], started_ns, refusal.code)
         if events:
             await self._writer.write(events)
 
@@ -181,6 +185,8 @@ class EventConsumer:
         if self._organisations and (refusal := self._organisations.refusal(user_id, event.org_id, self._own_user)):
             detail = f"{refusal.field}: {refusal.message}; user_id is {user_id!r}"
             raise EventRefused(DeadLetterCode.ORGANISATION_NOT_ALLOWED, detail)
+        if (context := trace_context(delivery.header.properties.headers)) is not None:
+            event.with_trace_context(context)
         return event
 
     def _dead_letter(self, delivery: Delivery, refusal: EventRefused) -> None:

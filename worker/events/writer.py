@@ -28,6 +28,7 @@ from worker.limits import TimeOuts, WorkerLimits
 from worker.logs import describe
 from worker.retries import delays_s, wait
 from worker.routes import EventRoute
+from worker.tracing import record_batch
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -224,7 +225,7 @@ class EventWriter:
     async def _attempt(self, part: Sequence[ReceivedEvent], time_outs: TimeOuts) -> FailedWrite | None:
         """Store events whole, and acknowledge them; or say why not."""
         limit = asyncio.timeout(self._limits.store_timeout_s)
-        started_s = time.monotonic()
+        started_s, started_ns = time.monotonic(), time.time_ns()
         has_begun = False
         try:
             async with limit, self._database.transaction(time_outs) as connection:
@@ -232,11 +233,14 @@ class EventWriter:
                 await self._route.store(connection, [received.event for received in part])
                 written_s = time.monotonic()
         except Exception as error:  # noqa: BLE001 -- whatever it is, it has a meaning
+            failed = FailedWrite(error, has_begun and is_lost_connection(error))
             if limit.expired():
-                return FailedWrite(WriteHung(), is_connection_lost=False)
-            return FailedWrite(error, has_begun and is_lost_connection(error))
+                failed = FailedWrite(WriteHung(), is_connection_lost=False)
+            self._record_span(part, started_ns, failed.error)
+            return failed
         self._count_stored(part, started_s, written_s)
         await self._in_hand.ack(*(received.delivery for received in part))
+        self._record_span(part, started_ns)
         for received in part:
             event = received.event
             self._log.debug("event_stored", event_id=str(event.event_id), run_id=str(event.run_id))
@@ -252,6 +256,13 @@ class EventWriter:
                 occurred_at=example.occurred_at.isoformat(),
             )
         return None
+
+    def _record_span(self, part: Sequence[ReceivedEvent], started_ns: int, error: Exception | None = None) -> None:
+        error_type = None
+        if error is not None:
+            error_type = error.code if isinstance(error, EventRefused) else type(error).__name__
+        messages = (received.delivery.header.properties for received in part)
+        record_batch(self._route.event_type, messages, started_ns, error_type)
 
     def _count_stored(self, part: Sequence[ReceivedEvent], started_s: float, written_s: float) -> None:
         now_s, event_type = time.monotonic(), self._route.event_type

@@ -14,7 +14,7 @@ import structlog
 from handlers.alerts import TakenAlert, next_turn, postpone_alerts, remove_alerts, take_alerts
 from handlers.query_arguments import PostponedAlert
 from schema import names
-from schema.alerts import DOUBLE_EXPORT_DETECTED, DoubleExportDetected
+from schema.alerts import DOUBLE_EXPORT_DETECTED
 from sql.connection import Connection
 from worker.broker.blocked_connections import is_blocked
 from worker.broker.link import Link, SessionLost
@@ -98,7 +98,7 @@ class AlertOutbox:
 
         Raises SessionLost where the connection was lost.
         """
-        outcomes = await asyncio.gather(*(self._publish(each.alert) for each in taken), return_exceptions=True)
+        outcomes = await asyncio.gather(*(self._publish(each) for each in taken), return_exceptions=True)
         published = [each for each, outcome in zip(taken, outcomes, strict=True) if outcome is True]
         others = [each for each, outcome in zip(taken, outcomes, strict=True) if outcome is not True]
         async with self._database.connection() as connection:
@@ -121,20 +121,21 @@ class AlertOutbox:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _publish(self, alert: DoubleExportDetected) -> bool:
+    async def _publish(self, taken: TakenAlert) -> bool:
         """Publish an alert; without a subscriber, to the queue of alerts. Returns whether RabbitMQ confirmed it."""
         timeout_s = self._limits.alert_publish_timeout_s
         try:
             exchange = names.ALERTS_EXCHANGE
-            return await publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(alert), timeout_s)
+            return await publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(taken), timeout_s)
         except Unroutable:
             exchange = names.UNROUTABLE_ALERTS_EXCHANGE
-            return await publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(alert), timeout_s)
+            return await publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(taken), timeout_s)
 
 
-def _message(alert: DoubleExportDetected) -> aio_pika.Message:
+def _message(taken: TakenAlert) -> aio_pika.Message:
     return aio_pika.Message(
-        alert.model_dump_json().encode(),
+        taken.alert.model_dump_json().encode(),
+        headers=taken.trace_context and {**taken.trace_context.headers},
         content_type=names.CONTENT_TYPE,
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         type=DOUBLE_EXPORT_DETECTED,

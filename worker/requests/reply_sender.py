@@ -7,8 +7,8 @@ from typing import Any, Final
 import structlog
 
 from worker.broker.blocked_connections import log_blocks
-from worker.broker.link import CONNECTION_ERRORS, Delivery, Link, LinkOpener, SessionLost, flush
-from worker.broker.messages import reply
+from worker.broker.link import CONNECTION_ERRORS, Link, LinkOpener, SessionLost, flush
+from worker.broker.messages import Reply, reply
 from worker.limits import WorkerLimits
 from worker.logs import Repetitions, describe
 from worker.requests.reply_addresses import UnusableAddressLog
@@ -120,7 +120,7 @@ class ReplySender:
             return False
         return True
 
-    async def send(self, replies: Sequence[tuple[Delivery, bytes]]) -> None:
+    async def send(self, replies: Sequence[Reply]) -> None:
         """Send replies, each to where its request says; wait before for `ready`."""
         if self._link is None or not await reply(self._link, replies):
             log.warning("replies_lost", replies=len(replies))

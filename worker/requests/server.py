@@ -10,6 +10,7 @@ writes are safe to repeat; a `create-export-run` without a `runId` needs a `mess
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 import structlog
@@ -25,7 +26,7 @@ from sql.connection import TooLate
 from worker import metrics
 from worker.broker.bodies import BodyRoom, has_body
 from worker.broker.link import CONNECTION_ERRORS, Delivery, Link, start_consuming, stop_consuming
-from worker.broker.messages import ack, requeue, time_since_publishing_s
+from worker.broker.messages import Reply, ack, requeue, time_since_publishing_s
 from worker.database.errors import Failure, meaning_of
 from worker.database.pool import Database
 from worker.limits import WorkerLimits
@@ -36,6 +37,7 @@ from worker.requests.reply_addresses import ReplyAddress, UnusableReplyTo, read_
 from worker.requests.reply_sender import ReplySender
 from worker.routes import AnswerContext, RequestRoute
 from worker.settings import WorkerSettings
+from worker.tracing import AnswerSpan, trace_context
 
 ORGANISATION_NOT_ALLOWED: Final = "this user may not ask for this organisation"
 
@@ -55,6 +57,15 @@ _TOO_OLD: Final = encode_error_reply(
 _NO_ROOM: Final = encode_error_reply(
     ErrorCode.UNAVAILABLE, "too many large requests of this operation are being answered; try again"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request and the body of its reply. Its arrival is by the event loop's clock, in seconds."""
+
+    delivery: Delivery
+    body: bytes
+    arrived_at_s: float
 
 
 class RequestServer:
@@ -171,21 +182,21 @@ class RequestServer:
         queued_s = time_since_publishing_s(delivery, time.time())
         if queued_s >= deadline_s:
             metrics.REQUESTS_EXPIRED.labels(self._route.operation.name).inc()
-            self._start(self._reply([(delivery, _TOO_OLD)], arrived_at_s + margin_s))
+            self._start(self._reply([Answer(delivery, _TOO_OLD, arrived_at_s)], arrived_at_s + margin_s))
             return
         given_up_at_s = arrived_at_s + deadline_s - queued_s
         if not has_body(delivery) and delivery.header.body_size <= BODY_BYTES_MAX:
             metrics.REQUESTS_SHED.labels(self._route.operation.name).inc()
-            self._start(self._reply([(delivery, _NO_ROOM)], given_up_at_s))
+            self._start(self._reply([Answer(delivery, _NO_ROOM, arrived_at_s)], given_up_at_s))
             return
         try:
             body = self._decode(delivery)
         except InvalidBody as invalid:
             refusal = encode_error_reply(ErrorCode.INVALID_REQUEST, "the request is not valid", *invalid.details)
-            self._start(self._reply([(delivery, refusal)], given_up_at_s))
+            self._start(self._reply([Answer(delivery, refusal, arrived_at_s)], given_up_at_s))
             return
         if (not_allowed := self._refusal_of_organisation(delivery, body)) is not None:
-            self._start(self._reply([(delivery, not_allowed)], given_up_at_s))
+            self._start(self._reply([Answer(delivery, not_allowed, arrived_at_s)], given_up_at_s))
             return
         claims = self._route.claims(body) if self._route.claims else self._limits.query_claims_max
         request = PendingRequest(delivery, body, claims, arrived_at_s, given_up_at_s - margin_s, given_up_at_s)
@@ -198,7 +209,10 @@ class RequestServer:
             raise InvalidBody(FieldError(field="correlation_id", message="is required"))
         check_body_size(delivery.header.body_size)
         request: WireModel = decode(self._route.operation.request, delivery.body)
-        request.with_idempotency_key(delivery.header.properties.message_id)
+        properties = delivery.header.properties
+        request.with_idempotency_key(properties.message_id)
+        if (context := trace_context(properties.headers)) is not None:
+            request.with_trace_context(context)
         return request
 
     def _refusal_of_organisation(self, delivery: Delivery, request: WireModel) -> bytes | None:
@@ -277,30 +291,28 @@ class RequestServer:
 
     async def _reply_to_pending(self, requests: Sequence[PendingRequest], bodies: Sequence[bytes]) -> None:
         """Reply to those requests that have no answer yet."""
-        answers: list[tuple[Delivery, bytes]] = []
+        answers: list[Answer] = []
         for request, body in zip(requests, bodies, strict=True):
             timer = self._timers.pop(request, None)
             if timer is not None:
                 timer.cancel()
-                answers.append((request.delivery, body))
+                answers.append(Answer(request.delivery, body, request.arrived_at_s))
         if answers:
             await self._reply(answers, max(request.given_up_at_s for request in requests))
             now_s = asyncio.get_running_loop().time()
             for request in requests:
                 self._seconds.observe(now_s - request.arrived_at_s)
 
-    async def _reply(self, answers: Sequence[tuple[Delivery, bytes]], given_up_at_s: float) -> None:
+    async def _reply(self, answers: Sequence[Answer], given_up_at_s: float) -> None:
         """Ack, then reply, once replies can be sent.
 
         If that is not before the last caller gives up, only ack. If the worker stops before that, give the requests
         back: another worker can answer them.
         """
-        deliveries = [delivery for delivery, _ in answers]
+        deliveries = [answer.delivery for answer in answers]
         if await self._replies.ready(given_up_at_s):
             await ack(*deliveries)
-            await self._replies.send(answers)
-            for _, body in answers:
-                metrics.REQUESTS.labels(self._route.operation.name, reply_code(body)).inc()
+            await self._send(answers)
         elif self._stopping.is_set():
             for delivery in deliveries:
                 await requeue(delivery)
@@ -308,6 +320,23 @@ class RequestServer:
         else:
             await ack(*deliveries)
             self._log.warning("replies_lost", replies=len(deliveries))
+
+    async def _send(self, answers: Sequence[Answer]) -> None:
+        operation, now_s = self._route.operation.name, asyncio.get_running_loop().time()
+        codes = [reply_code(answer.body) for answer in answers]
+        spans = [
+            AnswerSpan(operation, answer.delivery.header.properties, now_s - answer.arrived_at_s, code)
+            for answer, code in zip(answers, codes, strict=True)
+        ]
+        await self._replies.send(
+            [
+                Reply(answer.delivery, answer.body, span.trace_context)
+                for answer, span in zip(answers, spans, strict=True)
+            ]
+        )
+        for span, code in zip(spans, codes, strict=True):
+            span.end()
+            metrics.REQUESTS.labels(operation, code).inc()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this while other requests are served."""
