@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import Exit, errors_explained
+from cli.console import Exit
 from cli.database import long_session
+from cli.errors import errors_explained
 from cli.terminal import err, out, print_json
 from cli.times import age_option
 from handlers.rebuild import OTHERS_WAIT_MAX_S, Rebuild, RebuildPlan, plan_rebuild

@@ -122,7 +122,9 @@ ROLES: Final = {
     ),
 }
 
+permission_commands = typer.Typer()
 permissions = typer.Typer(help="What each kind of user needs of a service, and nothing else.", no_args_is_help=True)
+permission_commands.add_typer(permissions, name="permissions")
 
 
 @permissions.callback()

@@ -11,7 +11,8 @@ from typing import Annotated, Final, TypeVar
 import typer
 
 from cli import claim_sentences, result_tables
-from cli.console import Exit, errors_explained, fail, operator_name, read_settings
+from cli.console import Exit, fail, operator_name, read_settings
+from cli.errors import errors_explained
 from cli.request_client import open_client
 from cli.terminal import Terminal, out, print_json
 from cli.times import age_option

@@ -10,14 +10,17 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Final
 
-from cli.main import main
+from cli.main import COMMANDS, main
 from tests.commands import COMMAND_TIMEOUT_S, Finished, environment
 from worker.settings import WorkerSettings
 
 _PROCESSES: Final = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
+for _place in COMMANDS.values():
+    resolve_name(_place)  # or each process would import its command anew
 
 
 async def forked_export_runs(*arguments: str, settings: WorkerSettings, **variables: str) -> Finished:

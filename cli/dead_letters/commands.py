@@ -10,7 +10,7 @@ from uuid import uuid4
 import typer
 
 from cli.broker import open_broker
-from cli.console import Exit, errors_explained, fail, operator_name, read_settings
+from cli.console import Exit, fail, operator_name, read_settings
 from cli.dead_letters.actions import (
     Action,
     ActionReport,
@@ -47,17 +47,20 @@ from cli.dead_letters.options import (
     selection_of,
 )
 from cli.dead_letters.queues import QueueBrowser, QueueCounts, open_browser
+from cli.errors import errors_explained
 from cli.terminal import err, out, print_json
 from worker.database.pool import connect
 from worker.settings import BrokerSettings, DatabaseSettings
 
 LISTED_DEFAULT: Final = 100
 
+dead_letter_commands = typer.Typer()
 dead_letters = typer.Typer(
     help="Look at the events that could not be processed; replay or discard them.",
     epilog="While a command reads a queue, other commands do not see the messages that it has read.",
     no_args_is_help=True,
 )
+dead_letter_commands.add_typer(dead_letters, name="dead-letters")
 
 
 @dead_letters.command("list")

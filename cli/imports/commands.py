@@ -13,7 +13,8 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 import sql
-from cli.console import Exit, errors_explained, fail, read_settings
+from cli.console import Exit, fail, read_settings
+from cli.errors import errors_explained
 from cli.event_file import UnreadableFile
 from cli.imports.mapping import read_mapping
 from cli.imports.plan import ImportPlan, Plan

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import Exit, errors_explained
+from cli.console import Exit
 from cli.database import long_session
+from cli.errors import errors_explained
 from cli.event_file import UnreadableFile
 from cli.imports.commands import PRINTED_MAX
 from cli.imports.comparison import Comparison, Difference, DifferenceKind, FileComparison

@@ -16,8 +16,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import typer
 
-from cli.console import DISTRIBUTION, Exit, errors_explained, fail
+from cli.console import DISTRIBUTION, Exit, fail
 from cli.database import long_session
+from cli.errors import errors_explained
 from cli.reports.about import Period, Summary, about
 from cli.reports.charts import charts_of
 from cli.reports.control import ControlTotals, differing

@@ -201,8 +201,8 @@ async def test_a_wrong_setting_is_named(settings: WorkerSettings) -> None:
 def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """A command and all its subcommands, each with the words that call it."""
     yield words, command
-    for name, subcommand in getattr(command, "commands", {}).items():
-        yield from commands(subcommand, (*words, name))
+    for name in command.list_commands(None) if hasattr(command, "commands") else ():
+        yield from commands(command.get_command(None, name), (*words, name))
 
 
 COMMANDS = list(commands(typer.main.get_command(app)))

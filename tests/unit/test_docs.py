@@ -107,10 +107,10 @@ def is_a_command(words: list[str]) -> bool:
             }
             if word not in {"--help", *options}:
                 return False
-        elif subcommands := getattr(command, "commands", {}):
-            if word not in subcommands:
+        elif hasattr(command, "commands"):
+            if word not in command.list_commands(None):
                 return False
-            command = subcommands[word]
+            command = command.get_command(None, word)
     return True
 
 
