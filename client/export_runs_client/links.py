@@ -16,6 +16,13 @@ from aio_pika.exceptions import AMQPError, ConnectionClosed, DeliveryError, Publ
 from .errors import ConnectionLost, NoAnswer
 from .schema import names
 
+try:
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:  # whoever uses no traces need not install it
+    _PROPAGATOR = None
+else:
+    _PROPAGATOR = TraceContextTextMapPropagator()
+
 CONNECT_TIMEOUT_S: Final = 10
 CLOSE_TIMEOUT_S: Final = 2
 HEARTBEAT_S: Final = 10
@@ -53,6 +60,9 @@ class Link:
         request_id = str(uuid4())
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply
+        headers: dict[str, Any] = {names.TIMESTAMP_HEADER: time.time_ns() // 1_000_000}  # the property has seconds only
+        if _PROPAGATOR is not None:
+            _PROPAGATOR.inject(headers)  # the caller's trace, if there is one
         message = aio_pika.Message(
             body,
             content_type=names.CONTENT_TYPE,
@@ -62,7 +72,7 @@ class Link:
             expiration=expiration_s,
             user_id=self._user_id,
             timestamp=datetime.now(UTC),
-            headers={names.TIMESTAMP_HEADER: time.time_ns() // 1_000_000},  # the property has whole seconds only
+            headers=headers,
         )
         try:
             await self._publish(self._requests, names.RPC_EXCHANGE, operation, message)

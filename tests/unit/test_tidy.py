@@ -180,7 +180,7 @@ RULES = [
     Rule(
         "the client knows the contract only",
         (CLIENT,),
-        imports_only("aio_pika", "aiormq", "pydantic", "pydantic_core", "."),
+        imports_only("aio_pika", "aiormq", "opentelemetry", "pydantic", "pydantic_core", "."),
         "from schema import names",
     ),
     Rule("handlers know no worker", ("handlers",), imports_none_of("worker", "cli"), "from worker.app import x"),

@@ -1,9 +1,12 @@
 """How a call of the client waits, repeats and gives up."""
 
 import asyncio
+import sys
 import time
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from export_runs_client import ExportRuns, NoAnswer, Unavailable
 from tests.acceptance.client.conftest import Partner, settled
@@ -97,3 +100,31 @@ async def test_a_run_without_an_id_gets_one_that_a_repetition_keeps(runs: Export
     assert (await partner.take("create-export-run"))["runId"] == first["runId"]
     create.cancel()
     await settled(create)
+
+
+async def test_a_request_belongs_to_the_trace_of_its_caller(runs: ExportRuns, partner: Partner) -> None:
+    span = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, False, TraceFlags(1))
+    with trace.use_span(NonRecordingSpan(span)):
+        call = asyncio.create_task(runs.check_claims("org-1", ["c-1"]))
+    await partner.take("check-claims")
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert partner.taken[-1].headers["traceparent"] == traceparent
+    await partner.refuse("INTERNAL")
+    await settled(call)
+    assert call.exception() is not None
+    alone = asyncio.create_task(runs.check_claims("org-1", ["c-1"]))
+    await partner.take("check-claims")
+    assert "traceparent" not in partner.taken[-1].headers
+    await partner.refuse("INTERNAL")
+    await settled(alone)
+    assert alone.exception() is not None
+
+
+async def test_the_client_needs_no_opentelemetry() -> None:
+    program = (
+        "import sys; sys.modules['opentelemetry.trace'] = None; "
+        "from export_runs_client import links; print(links._PROPAGATOR)"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert (process.returncode, out) == (0, b"None\n")
