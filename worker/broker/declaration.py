@@ -16,7 +16,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from schema.names import DEAD_LETTER_EXCHANGE, RPC_EXCHANGE
-from worker.broker.link import SessionLost
+from worker.broker.link import SessionLost, open_channel
 from worker.broker.topology import TOPOLOGY, Arguments, Binding, Exchange, Queue, Topology
 
 DECLARE_TIMEOUT_S: Final = 15
@@ -125,7 +125,7 @@ class _Declaration:
         Who makes everything is refused that before. What is published here has a routing key that leads nowhere.
         """
         exchanges = {exchange.name for exchange in topology.exchanges}
-        channel = await self._connection.channel(publisher_confirms=True)
+        channel = await open_channel(self._connection, confirms=True)
         async with asyncio.timeout(DECLARE_TIMEOUT_S):
             if RPC_EXCHANGE in exchanges:
                 await channel.basic_publish(b"", exchange="", routing_key=NOWHERE)
@@ -142,7 +142,7 @@ class _Declaration:
     async def _call(self, call: Callable[[Channel], Awaitable[object]]) -> None:
         async with asyncio.timeout(DECLARE_TIMEOUT_S):
             if self._channel is None or self._channel.is_closed:
-                self._channel = await self._connection.channel(publisher_confirms=False)
+                self._channel = await open_channel(self._connection, confirms=False)
             await call(self._channel)
 
 

@@ -100,6 +100,14 @@ async def open_link(
         closing.cancel()
 
 
+async def open_channel(connection: aiormq.abc.AbstractConnection, *, confirms: bool) -> aiormq.abc.AbstractChannel:
+    """One more channel on a connection. Raises one of CONNECTION_ERRORS."""
+    if connection.is_closed:  # aiormq would raise a RuntimeError
+        raise ConnectionError("RabbitMQ has closed the connection")
+    with _lost_while_opening():
+        return await connection.channel(publisher_confirms=confirms)
+
+
 @contextmanager
 def _lost_while_opening() -> Iterator[None]:
     """Raise ConnectionError where aiormq raises a bare Exception: the connection closed before the first call."""
