@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "rebuild": "cli.log_commands:log_commands",
     "status": "cli.status:status_commands",
     "contract": "cli.contract.commands:contract_commands",
+    "conformance": "cli.conformance.commands:conformance_commands",
     "topology": "cli.topology:topology_commands",
     "import": "cli.imports.commands:import_commands",
     "compare": "cli.imports.compare_command:compare_commands",

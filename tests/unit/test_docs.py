@@ -101,6 +101,8 @@ def is_a_command(words: list[str]) -> bool:
     """Whether words name a command of the command line, and options that it has."""
     command: Any = typer.main.get_command(app)
     for word in words:
+        if word == "--":
+            return True  # what follows is a program of somebody else
         if word.startswith("--"):
             options = {
                 option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
