@@ -45,6 +45,7 @@ class Finished:
 def environment(settings: WorkerSettings, **others: str) -> dict[str, str]:
     """The environment variables of a command that uses this test's services."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("EXPORT_RUNS_")}
+    inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # or each command would compile all that it imports anew
     return {
         **inherited,
         "EXPORT_RUNS_AMQP_URL": settings.amqp_url.get_secret_value(),
