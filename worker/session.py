@@ -8,7 +8,7 @@ acknowledge.
 import asyncio
 import os
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +18,7 @@ import structlog
 from worker import metrics
 from worker.broker.blocked_connections import log_blocks
 from worker.broker.declaration import TopologyMismatch, declare
-from worker.broker.link import Link, LinkOpener, SessionLost, broker_product, flush, open_link
+from worker.broker.link import Link, LinkOpener, SessionLost, add_channel, broker_product, flush, open_link
 from worker.broker.misconfiguration import misconfiguration
 from worker.broker.topology import TOPOLOGY, Topology
 from worker.database.pool import Database, Pool, watched_database
@@ -140,7 +140,7 @@ async def run_session(
             publishing = await links.enter_async_context(
                 parts.open_link(settings, "publishing", report_loss, confirms=True)
             )
-            services += _event_services(settings, database, parts, consuming, publishing, ending)
+            services += await _event_services(settings, database, parts, consuming, publishing, ending, report_loss)
         replies = ReplySender(settings, parts.open_link, limits, ending)
         pending_events = PendingEventsLookup(consuming, limits)
         priority = 0 if has_database else PRIORITY_WITHOUT_DATABASE
@@ -175,23 +175,25 @@ def _versions(link: Link, database: Database) -> dict[str, str | None]:
     return {"broker": broker_product(link), "database": database.product}
 
 
-def _event_services(
+async def _event_services(
     settings: WorkerSettings,
     database: Database,
     parts: WorkerParts,
     consuming: Link,
     publishing: Link,
     ending: asyncio.Event,
+    on_loss: Callable[[str], None],
 ) -> list[Coroutine[Any, Any, Any]]:
     """What a session does for events, alerts and stale runs: nothing without a database."""
     limits = parts.limits
     # Of a parked event RabbitMQ checks that the worker has published it: only then is that worth something.
     user_id = settings.user_id if settings.organisations else None
     dead_letters = DeadLetters(publishing, limits.dead_letter_timeout_s, user_id)
+    channels = [await add_channel(consuming, route.event_type, on_loss) for route in parts.routes.events]
     return [
         *(
-            EventConsumer(route, consuming, database, dead_letters, settings, limits, ending).run()
-            for route in parts.routes.events
+            EventConsumer(route, channel, database, dead_letters, settings, limits, ending).run()
+            for route, channel in zip(parts.routes.events, channels, strict=True)
         ),
         AlertOutbox(publishing, database, limits, ending).run(),
         warn_of_stale_runs(database, settings.stale_run_s, limits, ending),

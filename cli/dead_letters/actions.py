@@ -27,7 +27,8 @@ from schema import names
 from schema.errors import DeadLetterCode
 from schema.events import EVENTS
 from sql.connection import Connection
-from worker.broker.link import Delivery, Link
+from worker.broker.deliveries import Delivery
+from worker.broker.link import Link
 from worker.events.dead_letters import message_copy, trusted_headers
 
 REPLAYED_ERRORS_MAX: Final = 10

@@ -14,7 +14,7 @@ from cli.dead_letters.letter import DeadLetter
 from cli.dead_letters.queues import QueueCounts
 from cli.terminal import Column, ResultTable, Terminal
 from cli.times import age_text, time_text
-from worker.broker.link import Delivery
+from worker.broker.deliveries import Delivery
 
 BODY_SHOWN_CHARS_MAX: Final = 20_000
 """A person reads no more than this; --json prints the whole body."""

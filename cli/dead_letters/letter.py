@@ -8,7 +8,7 @@ from pamqp.common import FieldTable
 
 from schema import names
 from schema.fields import WireModel
-from worker.broker.link import Delivery
+from worker.broker.deliveries import Delivery
 from worker.events.dead_letters import DETAIL_CHARS_MAX
 
 CODE_CHARS_MAX: Final = 64

@@ -17,8 +17,8 @@ from cli.broker import Unreachable, broker_errors, open_broker
 from cli.dead_letters.letter import DeadLetter, Selection, read_dead_letter
 from schema import names
 from schema.events import EVENTS
-from worker.broker.link import Delivery, Link, flush
-from worker.broker.messages import ack
+from worker.broker.deliveries import Delivery
+from worker.broker.link import CONNECTION_ERRORS, Link, flush
 from worker.settings import BrokerSettings
 
 QUEUES: Final = (*map(names.dead_letter_queue, EVENTS), names.UNROUTABLE_QUEUE)
@@ -125,10 +125,10 @@ class QueueBrowser:
     async def settle(self, letter: DeadLetter, delivery: Delivery) -> None:
         """Remove the letter that was read last from its queue, for good."""
         assert self._delivery_tags[-1] == delivery.delivery_tag
-        self._delivery_tags.pop()
         self._has_settled = True
         self._counts[letter.queue].settled += 1
-        await ack(delivery)
+        with suppress(*CONNECTION_ERRORS):
+            await self._link.underlay.basic_ack(self._delivery_tags.pop(), wait=False)
 
     async def give_back(self) -> None:
         """Have RabbitMQ put back every message that is held, and wait until their queues show them again.

@@ -30,16 +30,16 @@ def ack_before_commit() -> None:
 
     async def ack_first(self: worker.events.consumer.EventConsumer, batch: Sequence[Any]) -> None:
         for delivery in batch:
-            await ack(delivery)
+            await ack(self._link, delivery)
             acknowledged[id(delivery)] = delivery
         await process(self, batch)
 
-    async def ack_once(*deliveries: Any) -> None:
+    async def ack_once(link: Any, *deliveries: Any) -> None:
         if rest := [delivery for delivery in deliveries if id(delivery) not in acknowledged]:
-            await ack(*rest)
+            await ack(link, *rest)
 
     _plant(worker.events.consumer.EventConsumer, "_process", ack_first)
-    _plant(worker.events.writer, "ack", ack_once)
+    _plant(worker.broker.messages, "ack", ack_once)
 
 
 def drop_dedupe() -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.conftest import worker_settings
 from tests.reply_addresses import NODE_HASHES, address, genuine_addresses, mutations
 from tests.resilience.observing import Log
-from worker.broker.link import Delivery, Link, open_link
+from worker.broker.deliveries import Delivery
+from worker.broker.link import Link, open_link
 from worker.limits import DEFAULT_LIMITS
 from worker.requests.reply_addresses import ReplyAddress, UnusableReplyTo, read_reply_address
 from worker.requests.reply_nodes import ReplyNodes, decodes_all_addresses

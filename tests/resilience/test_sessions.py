@@ -16,10 +16,10 @@ from tests.resilience.conftest import Wires, opened, through
 from tests.resilience.observing import RECOVERY_S, Log, until, until_serving, until_steady
 from tests.wire import Wire, run_created
 from worker.broker.declaration import declare
+from worker.broker.deliveries import Delivery
 from worker.broker.link import (
     CLOSE_TIMEOUT_S,
     CONNECTION_ERRORS,
-    Delivery,
     flush,
     open_link,
     start_consuming,
@@ -249,7 +249,7 @@ async def test_settling_on_a_lost_connection_does_no_harm(settings: WorkerSettin
         await start_consuming(link, queue.name, 1, taken.put_nowait)
         await wire.channel.default_exchange.publish(aio_pika.Message(b"held"), queue.name)
         delivery = await asyncio.wait_for(taken.get(), RECOVERY_S)
-    await settle(delivery)
+    await settle(link, delivery)
     again = await wire.take_from(queue.name)
     assert (again.body, again.redelivered) == (b"held", True)
     await queue.delete()
@@ -313,7 +313,7 @@ async def test_a_reply_does_not_come_back(
         asking = spec.Basic.Properties(reply_to="amq.rabbitmq.reply-to", correlation_id="mine")
         await client.underlay.basic_publish(b"asked", routing_key=queue.name, properties=asking)
         request = await asyncio.wait_for(requests.get(), RECOVERY_S)
-        await ack(request)
+        await ack(server, request)
         await reply(server, [Reply(request, b"answered", None)])
         answer = await asyncio.wait_for(answers.get(), RECOVERY_S)
         await flush(server)  # what RabbitMQ returns arrives before its answer to this

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from worker.broker.link import Delivery
+from worker.broker.deliveries import Delivery
 from worker.requests.queue import PendingRequest, RequestQueue
 
 CLAIMS_MAX = 1_000

@@ -5,15 +5,11 @@ kept: its frames are dropped as they arrive, and the delivery goes on without it
 lost: whoever consumes gives it back when there is room, or refuses it.
 """
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import aiormq
-from aiormq import spec
-from aiormq.abc import DeliveredMessage, GetResultType
-from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
+from aiormq.abc import DeliveredMessage
 
 SMALL_BODY_BYTES_MAX: Final = 64 * 1024
 """A body up to this size always has room: the prefetch bounds their number. So small messages never wait for large."""
@@ -74,37 +70,3 @@ def release_room(delivery: DeliveredMessage) -> None:
     """Give back the room that a delivery takes, if it takes any. Once, when it is settled."""
     if isinstance(delivery, LargeDelivery):
         delivery.room.release(len(delivery.body))
-
-
-Rooms = MutableMapping[str, BodyRoom]
-"""The room of each consumer, by its tag."""
-
-
-def bound_bodies(channel: aiormq.Channel, rooms: Rooms) -> None:
-    """Have a channel of aiormq drop the bodies that their consumers have no room for, as they arrive."""
-    read_content = channel._read_content
-
-    async def read_if_there_is_room(
-        frame: spec.Basic.Deliver | spec.Basic.Return | GetResultType, header: ContentHeader
-    ) -> DeliveredMessage:
-        size_bytes = header.body_size or 0
-        tag = frame.consumer_tag if isinstance(frame, spec.Basic.Deliver) else None
-        room = rooms.get(tag) if tag is not None else None
-        if room is None or size_bytes <= SMALL_BODY_BYTES_MAX:
-            return await read_content(frame, header)
-        if not room.take(size_bytes):
-            await _skip_content(channel, size_bytes)
-            return DeliveredMessage(frame, header, b"", channel)
-        message = await read_content(frame, header)
-        return LargeDelivery(message.delivery, message.header, message.body, message.channel, room)
-
-    channel._read_content = read_if_there_is_room  # type: ignore[method-assign]
-
-
-async def _skip_content(channel: aiormq.Channel, size_bytes: int) -> None:
-    left_bytes = size_bytes
-    while left_bytes > 0:
-        frame = await channel._get_frame()
-        if not isinstance(frame, ContentBody):
-            raise ValueError(f"{frame.name} in place of {left_bytes} bytes of a body")
-        left_bytes -= len(frame.value)

@@ -18,8 +18,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ConnectionClosed
 from yarl import URL
 
-from worker.broker.bodies import BodyRoom, Rooms, bound_bodies
+from worker.broker.bodies import BodyRoom
 from worker.broker.close_frames import broker_words
+from worker.broker.deliveries import Deliveries, Delivery
 from worker.logs import describe
 from worker.retries import raise_if_cancelled
 from worker.settings import BrokerSettings
@@ -32,8 +33,6 @@ CALL_TIMEOUT_S: Final = 5
 CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)
 """What is raised when RabbitMQ is away, or goes away."""
 
-Delivery = aiormq.abc.DeliveredMessage
-
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -43,15 +42,14 @@ class SessionLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One connection with its one channel."""
+    """One connection with one channel."""
 
+    connection: AbstractConnection
     channel: AbstractChannel
     underlay: aiormq.Channel
-    """aiormq's channel: it acks without waiting, and starts no task of its own for a delivery."""
+    """aiormq's channel: it acks without waiting."""
 
-    rooms: Rooms = field(default_factory=dict)
-    """What the consumers of this link have room for, each by its tag."""
-
+    deliveries: Deliveries
     consumer_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """A new consumer gets the prefetch that was set last on its channel. No other may be set in between."""
 
@@ -77,19 +75,9 @@ async def open_link(
     connection = await _connect(settings, purpose)
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
-            channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
-            with _lost_while_opening():
-                await channel.initialize()
-            underlay = await channel.get_underlay_channel()
-            assert isinstance(underlay, aiormq.Channel)
+            link = await _open_channel(connection, purpose, on_loss, confirms=confirms)
         raise_if_cancelled()  # or whoever cancelled would wait for as long as the connection lasts
         connection.close_callbacks.add(_closing_reporter(f"the connection for {purpose} closed", on_loss))
-        channel.close_callbacks.add(_closing_reporter(f"the channel for {purpose} closed", on_loss))
-        underlay.on_consumer_cancel_callbacks.add(
-            lambda frame: on_loss(f"RabbitMQ cancelled a consumer: {queue_of(frame.consumer_tag)}")
-        )
-        link = Link(channel, underlay)
-        bound_bodies(underlay, link.rooms)
         yield link
     finally:
         # Closing waits for RabbitMQ's answer, which may never arrive. On a frozen connection aiormq goes on waiting
@@ -106,6 +94,32 @@ async def open_channel(connection: aiormq.abc.AbstractConnection, *, confirms: b
         raise ConnectionError("RabbitMQ has closed the connection")
     with _lost_while_opening():
         return await connection.channel(publisher_confirms=confirms)
+
+
+async def add_channel(link: Link, purpose: str, on_loss: Callable[[str], None]) -> Link:
+    """Another channel on the connection of a link; it closes with the connection. Raises one of CONNECTION_ERRORS.
+
+    One ack can settle many deliveries of a channel, so it pays that a consumer has a channel of its own.
+    """
+    if link.underlay.connection.is_closed:  # aiormq would raise a RuntimeError
+        raise ConnectionError("RabbitMQ has closed the connection")
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        return await _open_channel(link.connection, purpose, on_loss, confirms=False)
+
+
+async def _open_channel(
+    connection: AbstractConnection, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
+) -> Link:
+    channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+    with _lost_while_opening():
+        await channel.initialize()
+    underlay = await channel.get_underlay_channel()
+    assert isinstance(underlay, aiormq.Channel)
+    channel.close_callbacks.add(_closing_reporter(f"the channel for {purpose} closed", on_loss))
+    underlay.on_consumer_cancel_callbacks.add(
+        lambda frame: on_loss(f"RabbitMQ cancelled a consumer: {queue_of(frame.consumer_tag)}")
+    )
+    return Link(connection, channel, underlay, Deliveries(underlay))
 
 
 @contextmanager
@@ -186,16 +200,19 @@ async def start_consuming(
     lower `priority` only where all others hold as many as they may.
     """
 
-    async def deliver(delivery: Delivery) -> None:
-        put(delivery)
-
     consumer_tag = f"{queue} {uuid4().hex}"
-    if room is not None:
-        link.rooms[consumer_tag] = room
+    link.deliveries.add_consumer(consumer_tag, put, room)
     async with link.consumer_lock, asyncio.timeout(CALL_TIMEOUT_S):
         await link.underlay.basic_qos(prefetch_count=prefetch)
-        await link.underlay.basic_consume(queue, deliver, arguments={"x-priority": priority}, consumer_tag=consumer_tag)
+        await link.underlay.basic_consume(
+            queue, _called_by_nobody, arguments={"x-priority": priority}, consumer_tag=consumer_tag
+        )
     return consumer_tag
+
+
+async def _called_by_nobody(delivery: Delivery) -> None:
+    """What aiormq wants to have for each delivery of a consumer. Deliveries calls `put` in its place."""
+    raise AssertionError(f"aiormq was given {delivery.delivery_tag}")
 
 
 async def stop_consuming(link: Link, consumer_tag: str) -> None:

@@ -12,7 +12,7 @@ import aiormq
 import structlog
 from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
-from aiormq.abc import AbstractChannel, ChannelFrame, FrameType
+from aiormq.abc import ChannelFrame, FrameType
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
@@ -20,7 +20,8 @@ from schema import names
 from schema.trace_context import TraceContext
 from worker.broker.bodies import release_room
 from worker.broker.close_frames import broker_words
-from worker.broker.link import CONNECTION_ERRORS, Delivery, Link, SessionLost
+from worker.broker.deliveries import Delivery
+from worker.broker.link import CONNECTION_ERRORS, Link, SessionLost
 from worker.retries import is_being_cancelled
 
 MESSAGE_AGE_MAX_S: Final = 3_600
@@ -89,15 +90,17 @@ async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika
     return True
 
 
-async def ack(*deliveries: Delivery) -> None:
-    """Acknowledge deliveries of one channel. If its connection is lost, RabbitMQ redelivers them."""
-    assert all(delivery.delivery_tag for delivery in deliveries)
+async def ack(link: Link, *deliveries: Delivery) -> None:
+    """Acknowledge deliveries of a link. If its connection is lost, RabbitMQ redelivers them."""
     for delivery in deliveries:
         release_room(delivery)
+    tags = [_tag(delivery) for delivery in deliveries]
     try:
-        await _write(deliveries[0].channel, [spec.Basic.Ack(delivery.delivery_tag or 0) for delivery in deliveries])
+        await _write(link.underlay, link.deliveries.unsettled.acks(tags))
     except CONNECTION_ERRORS:
         log.debug("ack_lost")
+    else:
+        link.deliveries.unsettled.settle(tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +134,30 @@ async def reply(link: Link, replies: Iterable[Reply]) -> bool:
     return True
 
 
-async def _write(channel: AbstractChannel, frames: Sequence[FrameType | ContentBody]) -> None:
+async def _write(channel: aiormq.Channel, frames: Sequence[FrameType | ContentBody]) -> None:
     """Write frames that RabbitMQ does not answer. All in one write: many small ones take most of a reply's time."""
-    assert isinstance(channel, aiormq.Channel)
     if channel.is_closed:
         raise aiormq.exceptions.ChannelInvalidStateError(f"{channel} closed")
     await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
 
 
-async def requeue(delivery: Delivery) -> None:
+async def requeue(link: Link, delivery: Delivery) -> None:
     """Give a delivery back, by reject: from RabbitMQ 4.3 on nack does not count towards the delivery limit."""
-    assert delivery.delivery_tag is not None
-    release_room(delivery)
-    with suppress(*CONNECTION_ERRORS):
-        await delivery.channel.basic_reject(delivery.delivery_tag, requeue=True, wait=False)
+    await _return(link, delivery, spec.Basic.Reject(_tag(delivery), requeue=True))
 
 
-async def give_back(delivery: Delivery) -> None:
+async def give_back(link: Link, delivery: Delivery) -> None:
     """Give a delivery back that is not to blame, by nack: from RabbitMQ 4.3 on that does not count as a delivery."""
-    assert delivery.delivery_tag is not None
+    await _return(link, delivery, spec.Basic.Nack(_tag(delivery), requeue=True))
+
+
+async def _return(link: Link, delivery: Delivery, frame: spec.Basic.Reject | spec.Basic.Nack) -> None:
     release_room(delivery)
     with suppress(*CONNECTION_ERRORS):
-        await delivery.channel.basic_nack(delivery.delivery_tag, requeue=True, wait=False)
+        await _write(link.underlay, [frame])
+        link.deliveries.unsettled.settle([_tag(delivery)])
+
+
+def _tag(delivery: Delivery) -> int:
+    assert delivery.delivery_tag is not None
+    return delivery.delivery_tag

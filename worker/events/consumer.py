@@ -19,7 +19,8 @@ from schema.errors import DeadLetterCode
 from schema.limits import BODY_BYTES_MAX
 from worker import metrics
 from worker.broker.bodies import BodyRoom, has_body
-from worker.broker.link import Delivery, Link, start_consuming, stop_consuming
+from worker.broker.deliveries import Delivery
+from worker.broker.link import Link, flush, start_consuming, stop_consuming
 from worker.database.pool import Database
 from worker.events.dead_letters import DeadLetters, times_parked
 from worker.events.in_hand import EventsInHand
@@ -67,7 +68,7 @@ class EventConsumer:
         self._without_body: list[Delivery] = []
         """Events that found no room. They wait, unacknowledged, until they are given back."""
         self._tasks = asyncio.TaskGroup()
-        self._in_hand = EventsInHand()
+        self._in_hand = EventsInHand(link)
         self._writer = EventWriter(
             route,
             database,
@@ -86,7 +87,7 @@ class EventConsumer:
         self._log = log.bind(event_type=route.event_type)
 
     async def run(self) -> None:
-        """Consume until the worker stops; first every event in hand is stored.
+        """Consume until the worker stops; first every event in hand is stored, and RabbitMQ has read its ack.
 
         It begins with one event at a time, and goes on so while these are suspects: an event that ended the workers
         before this one ends it too, but with nothing else in hand. So only its own delivery count rises, until
@@ -96,6 +97,7 @@ class EventConsumer:
         metrics.OLDEST_EVENT_SECONDS.labels(event_type).set_function(lambda: self._in_hand.oldest_s)
         try:
             await self._consume()
+            await flush(self._link)
         finally:
             metrics.OLDEST_EVENT_SECONDS.remove(event_type)
 

@@ -15,7 +15,8 @@ from pamqp.common import FieldTable
 from schema import names
 from schema.errors import DeadLetterCode
 from schema.fields import shortened
-from worker.broker.link import Delivery, Link
+from worker.broker.deliveries import Delivery
+from worker.broker.link import Link
 from worker.broker.messages import publish
 
 DETAIL_CHARS_MAX: Final = 2_000

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Iterable
 
 from worker.broker import messages
-from worker.broker.link import Delivery
+from worker.broker.deliveries import Delivery
+from worker.broker.link import Link
 
 
 class EventsInHand:
     """Knows since when each event is held. Whoever settles an event does it here."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self._received_at_s: dict[int | None, float] = {}
         """By delivery tag, the oldest first. Times are the event loop's, in seconds."""
 
@@ -32,17 +34,17 @@ class EventsInHand:
     async def ack(self, *deliveries: Delivery) -> None:
         """Acknowledge events."""
         self._forget(deliveries)
-        await messages.ack(*deliveries)
+        await messages.ack(self._link, *deliveries)
 
     async def requeue(self, delivery: Delivery) -> None:
         """Give an event back that failed."""
         self._forget([delivery])
-        await messages.requeue(delivery)
+        await messages.requeue(self._link, delivery)
 
     async def give_back(self, delivery: Delivery) -> None:
         """Give an event back that is not to blame."""
         self._forget([delivery])
-        await messages.give_back(delivery)
+        await messages.give_back(self._link, delivery)
 
     def _forget(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from worker.broker.link import Delivery
+from worker.broker.deliveries import Delivery
 from worker.broker.messages import deliveries_before
 
 

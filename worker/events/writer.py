@@ -18,7 +18,7 @@ from handlers.locking import locks_max
 from handlers.runs import future_start
 from schema.errors import DeadLetterCode
 from worker import metrics
-from worker.broker.link import Delivery
+from worker.broker.deliveries import Delivery
 from worker.broker.messages import deliveries_before
 from worker.database.errors import Failure, is_lost_connection, meaning_of
 from worker.database.pool import Database

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from worker.broker.link import Delivery
+from worker.broker.deliveries import Delivery
 
 
 @dataclass(frozen=True, slots=True, eq=False)

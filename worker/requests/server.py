@@ -25,7 +25,8 @@ from schema.replies import encode_error_reply, encode_ok_reply, reply_code
 from sql.connection import TooLate
 from worker import metrics
 from worker.broker.bodies import BodyRoom, has_body
-from worker.broker.link import CONNECTION_ERRORS, Delivery, Link, start_consuming, stop_consuming
+from worker.broker.deliveries import Delivery
+from worker.broker.link import CONNECTION_ERRORS, Link, start_consuming, stop_consuming
 from worker.broker.messages import Reply, ack, requeue, time_since_publishing_s
 from worker.database.errors import Failure, meaning_of
 from worker.database.pool import Database
@@ -156,7 +157,7 @@ class RequestServer:
         try:
             found = await self._replies.nodes.find(address)
         except CONNECTION_ERRORS:
-            await requeue(delivery)
+            await requeue(self._consuming, delivery)
             return
         if found:
             self._accept(delivery, arrived_at_s)
@@ -172,7 +173,7 @@ class RequestServer:
             operation=self._route.operation.name,
             correlation_id=properties.correlation_id,
         )
-        self._start(ack(delivery))
+        self._start(ack(self._consuming, delivery))
 
     def _accept(self, delivery: Delivery, arrived_at_s: float) -> None:
         """Put a request into the queue, or refuse it."""
@@ -311,14 +312,14 @@ class RequestServer:
         """
         deliveries = [answer.delivery for answer in answers]
         if await self._replies.ready(given_up_at_s):
-            await ack(*deliveries)
+            await ack(self._consuming, *deliveries)
             await self._send(answers)
         elif self._stopping.is_set():
             for delivery in deliveries:
-                await requeue(delivery)
+                await requeue(self._consuming, delivery)
             self._log.warning("requests_given_back", requests=len(deliveries))
         else:
-            await ack(*deliveries)
+            await ack(self._consuming, *deliveries)
             self._log.warning("replies_lost", replies=len(deliveries))
 
     async def _send(self, answers: Sequence[Answer]) -> None:

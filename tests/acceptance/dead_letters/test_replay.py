@@ -21,7 +21,7 @@ from tests.acceptance.dead_letters.conftest import (
 )
 from tests.commands import COMMAND, environment
 from tests.wire import POLL_S, WAIT_S, Wire, run_created, run_finished
-from worker.broker.link import Delivery
+from worker.broker.deliveries import Delivery
 from worker.settings import WorkerSettings
 
 
