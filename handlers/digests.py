@@ -52,10 +52,9 @@ def finished_digest(facts: FinishedFacts, model: type[FinishedFacts] = FinishedF
 
 def _later_fields(facts: WireModel, model: type[WireModel], first: Set[str]) -> str:
     """What is given in fields that came later, as JSON; nothing where nothing is given."""
-    later = model.model_fields.keys() - first
-    if not later:
+    given = {name for name in model.model_fields.keys() - first if getattr(facts, name) not in (None, [], {})}
+    if not given:  # nearly always
         return ""
-    given = {name for name in later if getattr(facts, name) not in (None, [], {})}
     # Not mode="json": in it a claim id has the spelling that was sent, and that says nothing.
     told = facts.model_dump(include=given, exclude_none=True)
     told = {name: _in_any_order(value) for name, value in told.items()}
