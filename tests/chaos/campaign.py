@@ -29,6 +29,7 @@ from tests.chaos.frames import read_malformed_properties
 from tests.chaos.guard import Guard, Json
 from tests.chaos.ledger import Ledger
 from tests.chaos.reservers import reserve
+from tests.chaos.reversers import Exports, reverse
 from tests.chaos.system import (
     WORKERS,
     SystemUnderTest,
@@ -70,6 +71,7 @@ class Options:
     guards: int = 4
     poisoners: int = 3
     reservers: int = 4
+    reversers: int = 2
     malformed_frames: bool = True
     longest_fault_s: float = 8.0
     calm_s: float = 0.5
@@ -190,6 +192,7 @@ class Campaign:
         self._ledger = ledger
         self._stopping = asyncio.Event()
         self._claims = Claims()
+        self._exports = Exports()
         self.counts = Counts()
         self._watchers = [
             asyncio.create_task(watch) for watch in (system.keep_workers_up(), self._note_shares_of_workers())
@@ -217,7 +220,13 @@ class Campaign:
         options = self._options
         work = [
             *(
-                export(self._publisher(f"publisher {n}"), stream, options.rate / options.exporters, self._stopping)
+                export(
+                    self._publisher(f"publisher {n}"),
+                    stream,
+                    options.rate / options.exporters,
+                    self._stopping,
+                    self._exports.note,
+                )
                 for n, stream in enumerate(self._streams)
             ),
             *(
@@ -235,9 +244,20 @@ class Campaign:
                     self._publisher(f"reserver publisher {number}"),
                     EventStream(self._random(f"reserver {number}"), self._claims),
                     self._claims,
+                    self._exports,
                     self._stopping,
                 )
                 for number in range(options.reservers)
+            ),
+            *(
+                reverse(
+                    self.guard,
+                    self._publisher(f"reverser publisher {number}"),
+                    EventStream(self._random(f"reverser {number}"), self._claims),
+                    self._exports,
+                    self._stopping,
+                )
+                for number in range(options.reversers)
             ),
             *(
                 self.guard.watch(

@@ -50,8 +50,8 @@ async def check(
         judge_recovery(index, verdict, recovery_max_s)
         connection = await asyncpg.connect(database_url, server_settings=ADMIN_SESSION)
         try:
-            exporters = await judge_store(connection, index, bodies)
-            await judge_double_exports(connection, await read_alerts(amqp_url), exporters, index)
+            partners = await judge_store(connection, index, bodies)
+            await judge_double_exports(connection, await read_alerts(amqp_url), partners, index)
             await judge_waits(connection, index, wait_max_s)
             verdict.figures["claims granted"] = index.leases.grant_count
             verdict.figures["claims refused"] = index.leases.conflict_count

@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from tests.chaos.client import Client, properties
 from tests.chaos.events import ORGANISATIONS, EventStream, OutgoingMessage
@@ -134,13 +134,26 @@ class Publisher:
         return await self._client.publish("export-runs.events", message.event_type, message.body, message_properties)
 
 
-async def export(publisher: Publisher, stream: EventStream, rate: float, stopping: asyncio.Event) -> None:
-    """Publish `rate` events per second until `stopping` is set, then the events that still wait."""
+async def export(
+    publisher: Publisher,
+    stream: EventStream,
+    rate: float,
+    stopping: asyncio.Event,
+    note_export: Callable[[dict[str, Any]], None],
+) -> None:
+    """Publish `rate` events per second until `stopping` is set, then the events that still wait.
+
+    `note_export` is told each run-finished that was confirmed.
+    """
     loop = asyncio.get_running_loop()
     due = loop.time()
     while not stopping.is_set():
         size = stream.random.randint(1, BATCH_EVENTS)
-        await publisher.deliver([stream.next() for _ in range(size)])
+        batch = [stream.next() for _ in range(size)]
+        await publisher.deliver(batch)
+        for message in batch:
+            if message.event_type == "run-finished":
+                note_export(json.loads(message.body))
         # After an outage, the rate is not raised to catch up.
         due = max(due + size / rate, loop.time() - 1)
         await asyncio.sleep(max(0.0, due - loop.time()))

@@ -31,6 +31,7 @@ REQUEST_QUEUES: Final = (
     "export-runs.rpc.get-export-run-by-id",
     "export-runs.rpc.reserve-claims",
     "export-runs.rpc.release-claims",
+    "export-runs.rpc.reverse-export",
 )
 LOCKED_TABLES: Final = (
     "export_runs",

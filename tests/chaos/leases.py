@@ -44,7 +44,7 @@ class Leases:
         self.taker_runs: set[str] = set()
         """Runs that sent `takeExpired`. Only these may have a claims-taken entry in the log."""
 
-        self._requesters: dict[Claim, set[str]] = defaultdict(set)
+        self._requesters: dict[Claim, dict[str, float]] = defaultdict(dict)
         self._grants: dict[Claim, list[Grant]] = defaultdict(list)
         self._end_times: dict[str, list[float]] = defaultdict(list)
         self._takers: dict[Claim, list[tuple[str, float]]] = defaultdict(list)
@@ -58,7 +58,7 @@ class Leases:
         if request["takeExpired"]:
             self.taker_runs.add(request["runId"])
         for claim in request["claimIds"]:
-            self._requesters[request["orgId"], claim].add(request["runId"])
+            self._requesters[request["orgId"], claim].setdefault(request["runId"], ask["t"])
             if request["takeExpired"]:
                 self._takers[request["orgId"], claim].append((request["runId"], ask["t"]))
 
@@ -69,6 +69,10 @@ class Leases:
     def was_requested(self, org: str, claim: str) -> bool:
         """Whether any run has requested a claim by now."""
         return bool(self._requesters.get((org, claim)))
+
+    def first_request_t(self, org: str, claim: str, run: str) -> float | None:
+        """When a run first requested a claim, if it did."""
+        return self._requesters.get((org, claim), {}).get(run)
 
     def judge_release(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
         """A release must succeed."""

@@ -12,6 +12,8 @@ written to the ledger (after it had arrived).
   lower, and its claims not fewer, than in an earlier reply. RUN_NOT_FOUND is right only if no earlier reply had this
   run.
 - An export whose event was confirmed SETTLED_S before the request, with no fault since, must be in the reply.
+- reverse-export (reversals.py) may take an export back from its request on, and certainly has when it is answered.
+  From then on no answer says that this run has exported the claim.
 - reserve-claims must not grant a claim that was certainly exported, or that another run held all the time (leases.py).
 - UNAVAILABLE is right during a fault. Every other error is wrong.
 
@@ -44,6 +46,8 @@ from typing import Final
 from tests.chaos.bad_replies import BadReplies
 from tests.chaos.leases import Leases
 from tests.chaos.ledger import Record, read
+from tests.chaos.ledger_faults import CONTAINED_KINDS, Fault
+from tests.chaos.reversals import Reversals
 from tests.chaos.rules import STATUSES, is_run_of
 from tests.chaos.shares import Shares
 from tests.chaos.verdict import Json, Verdict
@@ -53,29 +57,10 @@ FAULT_GRACE_S: Final = 1.0
 SETTLED_S: Final = 5.0
 """In calm, a confirmed event is visible after so long."""
 
-HAND_OVER_MAX_S: Final = 20.0
-"""A worker that lost its database alone goes on trying for so long. Then the others do its work."""
-
 CALM_MIN_S: Final = 4.0
 """With less calm than this, the rules for calm would not have been tested."""
 
-ALONE_WITHOUT_DATABASE: Final = "one worker without its database"
-
-DATABASE_KINDS: Final = {
-    ALONE_WITHOUT_DATABASE,
-    "database killed",
-    "database restarted",
-    "database connections terminated",
-    "tables locked",
-    "database read-only",
-    "database wire cut",
-    "database wire frozen",
-    "database wire slow",
-}
-"""Faults that do not touch the broker, the workers and the connections between them."""
-
-CONTAINED_KINDS: Final = {"a run's row locked", "slow events", "bad requests"}
-"""Faults that are about the organisations in the ledger only."""
+WRITES: Final = ("reserve-claims", "release-claims", "reverse-export")
 
 STARTING_S: Final = 10.0
 """A worker that is younger may not handle SIGTERM yet."""
@@ -105,38 +90,6 @@ class PublishedMessage:
 
 
 @dataclass
-class Fault:
-    """One fault, or several that overlapped, with the times of each step back to calm."""
-
-    kinds: list[str]
-    start: float
-    back: float | None = None
-    """When the faults were undone."""
-
-    recovered: float | None = None
-    """When the service answered again."""
-
-    calm: float | None = None
-    """When all workers consumed again."""
-
-    affected: set[str] = field(default_factory=set)
-    """The organisations that a contained fault is about."""
-
-    def touches(self, org: str | None) -> bool:
-        """Whether it is about this organisation. None stands for any."""
-        return org is None or not CONTAINED_KINDS.issuperset(self.kinds) or org in self.affected
-
-    def explains_refusal(self, start: float) -> bool:
-        """Whether a request that was sent at this time may get UNAVAILABLE for it."""
-        return self.kinds != [ALONE_WITHOUT_DATABASE] or start < self.start + HAND_OVER_MAX_S or self.back is not None
-
-    @property
-    def of_the_database_alone(self) -> bool:
-        """Whether only the database was broken."""
-        return DATABASE_KINDS.issuperset(self.kinds)
-
-
-@dataclass
 class RunEvidence:
     """What can be stored of one run by now, and what is certainly stored."""
 
@@ -161,6 +114,7 @@ class LedgerIndex:
         self.faults: list[Fault] = []
         self.wall_minus_t = 0.0
         self.leases = Leases()
+        self.reversals = Reversals()
         self.shares = Shares()
         self.bad_replies = BadReplies()
         self.request_count = 0
@@ -333,6 +287,8 @@ class LedgerIndex:
         self._request_times[record["id"]] = record["t"]
         if record["op"] in ("reserve-claims", "release-claims"):
             self.leases.note_request(record)
+        if record["op"] == "reverse-export":
+            self.reversals.note_request(record)
 
     def _unsent(self, record: Record, offset: int) -> None:
         del self._requests[record["id"]]
@@ -351,13 +307,14 @@ class LedgerIndex:
         if not reply["ok"] and reply["error"]["code"] == "UNAVAILABLE":
             self._refusals.append((ask["t"], record["t"], self._org_of(ask)))
             return
-        if ask["op"] in ("reserve-claims", "release-claims") and reply["ok"] and ask["t"] > self._standby_away_t:
+        if ask["op"] in WRITES and reply["ok"] and ask["t"] > self._standby_away_t:
             self.verdict.add("acknowledged without the standby", f"{ask['op']} at {record['t']:.1f}")
         judges = {
             "check-claims": self._judge_claims,
             "get-export-run-by-id": self._judge_run,
             "reserve-claims": self._judge_reservation,
             "release-claims": self.leases.judge_release,
+            "reverse-export": self._judge_reversal,
         }
         for complaint in judges[ask["op"]](ask, reply, record["t"]):
             self.verdict.add("wrong reply", f"{complaint}, requested at {ask['t']}: {json.dumps(ask['request'])[:300]}")
@@ -380,15 +337,35 @@ class LedgerIndex:
             proofs = self._proofs[org, claim]
             if claim in exported and (not runs or len(runs) < len(exported[claim])):
                 yield f"{claim} exported by no run, or by one twice"
-            if missing := {run for run, since in proofs.items() if since < ask["t"]} - runs:
+            if missing := self._certain_exporters(org, claim, ask["t"]) - runs:
                 yield f"{claim} was certainly exported by {sorted(missing)}"
             if impossible_runs := runs - self._exporters.get((org, claim), set()):
                 yield f"{claim} cannot have been exported by {sorted(impossible_runs)}"
+            for run in sorted(run for run in runs if self.reversals.is_certain((org, claim, run), ask["t"])):
+                self.verdict.add("reversal undone", f"{claim} of {run} was exported again at {t:.1f}")
             for run, confirm_t in self._confirmed_exports.get((org, claim), {}).items():
-                if run not in runs and confirm_t < ask["t"] - SETTLED_S and self._is_calm_for(org, confirm_t, ask["t"]):
+                if run in runs or self.reversals.may_be((org, claim, run)):
+                    continue
+                if confirm_t < ask["t"] - SETTLED_S and self._is_calm_for(org, confirm_t, ask["t"]):
                     yield f"{claim} was exported by {run}, confirmed {ask['t'] - confirm_t:.1f} s before"
             for run in runs:
                 proofs.setdefault(run, t)
+
+    def _certain_exporters(self, org: str, claim: str, before_t: float) -> set[str]:
+        """The runs that certainly exported a claim before this time, and that nobody asked to take back."""
+        runs = {run for run, since in self._proofs[org, claim].items() if since < before_t}
+        return {run for run in runs if not self.reversals.may_be((org, claim, run))}
+
+    def _judge_reversal(self, ask: Record, reply: Json, t: float) -> Iterable[str]:
+        org, run = ask["request"]["orgId"], ask["request"]["runId"]
+        return self.reversals.judge(
+            ask,
+            reply,
+            t,
+            can_be_exported=lambda claim: run in self._exporters.get((org, claim), ()),
+            is_exported=lambda claim: self._proofs[org, claim].get(run, t) < ask["t"],
+            is_stored=run in self.runs and any(proof[0] < ask["t"] for proof in self.runs[run].proofs),
+        )
 
     def _is_calm_for(self, org: str, start: float, end: float) -> bool:
         return not any(fault.touches(org) for fault in self.disturbances(start, end))
@@ -397,11 +374,18 @@ class LedgerIndex:
         yield from self.leases.judge_reservation(ask, reply, t)
         if not reply["ok"]:
             return
-        org = ask["request"]["orgId"]
+        org, holder = ask["request"]["orgId"], ask["request"]["runId"]
         for claim in reply["result"]["granted"]:
-            if before := {run for run, since in self._proofs[org, claim].items() if since < ask["t"]}:
+            if before := self._certain_exporters(org, claim, ask["t"]):
                 yield f"{claim} was granted, though certainly exported by {sorted(before)}"
+            first_t = self.leases.first_request_t(org, claim, holder)
+            assert first_t is not None
+            for run in self.reversals.runs_of(org, claim, first_t):
+                self.reversals.due_grants.add((org, claim, holder, run))
         for conflict in reply["result"]["conflicts"]:
+            export = org, conflict["claimId"], conflict["runId"]
+            if conflict["reason"] == "exported" and self.reversals.is_certain(export, ask["t"]):
+                self.verdict.add("reversal undone", f"{conflict} at {t:.1f}")
             exporters = self._exporters.get((org, conflict["claimId"]), set())
             if conflict["reason"] == "exported" and conflict["runId"] not in exporters:
                 yield f"{conflict['claimId']} cannot have been exported by {conflict['runId']}"

@@ -106,6 +106,18 @@ def ignore_leases() -> None:
     )
 
 
+def undo_reversals() -> None:
+    """Let an event that arrives later say again that a claim is exported that was taken back."""
+    higher = "greatest(claim.outcome, excluded.outcome)"
+    _edit_queries(
+        lambda text: text.replace(higher, f"CASE claim.outcome WHEN 'reversed' THEN excluded.outcome ELSE {higher} END")
+    )
+
+
+def no_bug() -> None:
+    """Plant nothing: the same campaign finds nothing then."""
+
+
 def forget_alerts() -> None:
     """Take every tenth alert out of the outbox without publishing it."""
     attempts = itertools.count(1)
@@ -164,6 +176,8 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
     "reply-twice": reply_twice,
     "lock-timeout-is-outage": lock_timeout_is_outage,
     "ack-without-standby": ack_without_standby,
+    "undo-reversals": undo_reversals,
+    "none": no_bug,
 }
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Final
 from tests.chaos.events import ORGANISATIONS, Claims, EventStream
 from tests.chaos.exporters import Publisher
 from tests.chaos.guard import Guard
+from tests.chaos.reversers import Exports
 
 CLAIMS_RESERVED_MAX: Final = 5
 TTL_S_MAX: Final = 3
@@ -15,7 +16,12 @@ PAUSE_S: Final = 0.1
 
 
 async def reserve(
-    guard: Guard, publisher: Publisher, stream: EventStream, claims: Claims, stopping: asyncio.Event
+    guard: Guard,
+    publisher: Publisher,
+    stream: EventStream,
+    claims: Claims,
+    exports: Exports,
+    stopping: asyncio.Event,
 ) -> None:
     """Reserve a few claims again and again, until `stopping` is set."""
     random: Random = stream.random
@@ -42,6 +48,7 @@ async def reserve(
                     finished.pop("skippedClaims", None)
                     await publisher.deliver([stream.outgoing(finished, "run-finished")])
                     if next_step == "completed":
+                        exports.note(finished)
                         claims.replace_leased()
                 case _:
                     pass

@@ -2,16 +2,19 @@
 
 **The store.** The event log must have every confirmed good event once, with its content. A good event whose confirm
 never came may be there or not. Nothing else may be there. Every run and every claim must have, in each column, the
-value that the logged events lead to by the rules (rules.py).
+value that the logged events and the logged reversals lead to by the rules (rules.py). The log must have every reversal
+that was accepted, and every grant after one.
 
-**Double exports.** For every claim that several runs exported, there must be one record. Each of these runs but one
-must have an alert: any of them can have been the first. An alert names one run, and claims that this run and the
+**Double exports.** Two exports of a claim are a double export unless one run was granted it after the export by the
+other had been taken back (docs/decisions/reversals.md). There must be one record for the claim, and an alert for one
+run of each such two: any of them can have been the first. An alert names one run, and claims that this run and the
 earlier runs exported. All its copies must be equal.
 """
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -21,6 +24,9 @@ from tests.chaos.ledger_index import Bodies, LedgerIndex
 from tests.chaos.rules import claims_of, run_of
 from tests.chaos.verdict import Json, Verdict
 
+DECISIONS: Final = ("claims-taken", "overrides-withdrawn", "export-reversed")
+"""The entries of the log that are no events of exporters."""
+
 ALERT_CLAIMS_MAX: Final = 100
 ALERT_RUNS_MAX: Final = 10
 """An alert names at most this many claims and earlier runs."""
@@ -29,32 +35,111 @@ ALERT_COPIES_PER_FAULT_MAX: Final = 200
 """After a fault this many alerts may come twice: a worker may have published a batch and not yet marked it."""
 
 
-async def judge_store(
-    connection: "asyncpg.Connection[asyncpg.Record]", index: LedgerIndex, bodies: Bodies
-) -> dict[tuple[str, str], set[str]]:
-    """Judge log, runs, claims and leases. Returns, by organisation and claim, the runs that exported it."""
+Partners = dict[tuple[str, str], dict[str, set[str]]]
+"""By organisation and claim: for each run that exported it, the others with which it makes a double export."""
+
+Grant = tuple[str, str, str, str]
+"""An organisation, a claim, a run that was granted it, and a run whose export had been taken back."""
+
+
+@dataclass
+class StoredLog:
+    """What the event log has."""
+
+    events: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """The keys of the events of each run."""
+
+    reversed_claims: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The claims of each run that were taken back."""
+
+    granted: set[Grant] = field(default_factory=set)
+    """All grants after reversals, and those of them that were not given back."""
+
+    grants: set[Grant] = field(default_factory=set)
+
+
+async def judge_store(connection: "asyncpg.Connection[asyncpg.Record]", index: LedgerIndex, bodies: Bodies) -> Partners:
+    """Judge log, runs, claims and leases. Returns what must be double exports."""
     stored = await _judge_log(connection, index, bodies)
     await _judge_leases(connection, index.verdict)
-    return await _judge_runs(connection, index, stored, bodies)
+    _judge_reversals(stored, index)
+    exporters = await _judge_runs(connection, index, stored, bodies)
+    return {key: partners for key, runs in exporters.items() if (partners := _partners(key, runs, stored.grants))}
 
 
-async def _judge_log(
-    connection: "asyncpg.Connection[asyncpg.Record]", index: LedgerIndex, bodies: Bodies
-) -> dict[str, list[str]]:
-    """Judge the event log. Returns the keys of the logged events by run."""
+def _partners(key: tuple[str, str], runs: Set[str], grants: Set[Grant]) -> dict[str, set[str]]:
+    partners = {
+        run: {
+            other
+            for other in runs
+            if other != run and (*key, run, other) not in grants and (*key, other, run) not in grants
+        }
+        for run in runs
+    }
+    return {run: others for run, others in partners.items() if others}
+
+
+def _judge_reversals(log: StoredLog, index: LedgerIndex) -> None:
+    """What was answered must be in the log."""
+    reversals, verdict = index.reversals, index.verdict
+    for org, claim, run in reversals.certain:
+        if claim not in log.reversed_claims.get(run, ()):
+            verdict.add("reversal lost", f"{claim} of {run} of {org}")
+    for org, claim, run, reversed_run in reversals.due_grants:
+        if (org, claim, run, reversed_run) not in log.granted:
+            verdict.add("grant after a reversal lost", f"{claim} of {org}, to {run} after that of {reversed_run}")
+    verdict.figures["reversals accepted"] = reversals.accepted_count
+    verdict.figures["reversals refused"] = reversals.refused_count
+    verdict.figures["exports taken back"] = sum(map(len, log.reversed_claims.values()))
+    verdict.figures["grants after reversals"] = len(log.granted)
+
+
+def _decision_complaints(row: asyncpg.Record, log: StoredLog, index: LedgerIndex) -> Iterable[str]:
+    """Note an entry of the log that is no event of an exporter, and say what is wrong with it."""
+    entry, org, run = json.loads(row["payload"]), row["org_id"], row["run_id"]
+    match row["event_type"]:
+        case "claims-taken":
+            taken, after_reversals = entry.get("taken", []), entry.get("afterReversals", [])
+            if not after_reversals and not taken:
+                yield f"run {run} took nothing"
+            if taken and run not in index.leases.taker_runs:
+                yield f"run {run} never sent takeExpired"
+            for each in after_reversals:
+                claim, reversed_run = each["claimId"], each["reversedRunId"]
+                if claim not in log.reversed_claims.get(reversed_run, ()):
+                    yield f"{claim} was granted to {run} after a reversal of {reversed_run} that the log has not"
+                if index.leases.first_request_t(org, claim, run) is None:
+                    yield f"run {run} never requested {claim}"
+                log.granted.add((org, claim, run, reversed_run))
+                log.grants.add((org, claim, run, reversed_run))
+        case "overrides-withdrawn":
+            given_back = set(entry["claimIds"])
+            log.grants = {
+                grant for grant in log.grants if not (grant[0] == org and grant[2] == run and grant[1] in given_back)
+            }
+        case _:
+            if not index.reversals.was_requested(org, run, entry):
+                yield f"nobody asked for this reversal: {entry}"
+            if twice := log.reversed_claims[run].intersection(entry["claimIds"]):
+                yield f"{sorted(twice)} of {run} were reversed twice"
+            log.reversed_claims[run].update(entry["claimIds"])
+
+
+async def _judge_log(connection: "asyncpg.Connection[asyncpg.Record]", index: LedgerIndex, bodies: Bodies) -> StoredLog:
+    """Judge the event log, and read it."""
     verdict = index.verdict
     counted: Counter[str] = Counter()
-    stored: dict[str, list[str]] = defaultdict(list)
+    log = StoredLog()
     async with connection.transaction():
         async for row in connection.cursor(
             "SELECT event_id::text, event_type, origin, run_id::text, org_id, occurred_at, payload::text"
-            " FROM export_run_events",
+            " FROM export_run_events ORDER BY position",
             prefetch=1_000,
         ):
             key = row["event_id"]
-            if row["event_type"] == "claims-taken":
-                if row["run_id"] not in index.leases.taker_runs:
-                    verdict.add("wrong in the store", f"run {row['run_id']} never sent takeExpired")
+            if row["event_type"] in DECISIONS:
+                for complaint in _decision_complaints(row, log, index):
+                    verdict.add("wrong in the store", complaint)
                 continue
             counted[key] += 1
             message = index.messages.get(key)
@@ -72,7 +157,7 @@ async def _judge_log(
             if tuple(row)[1:6] != expected or json.loads(row["payload"]) != event:
                 verdict.add("wrong in the store", f"event {key} is logged with other content")
             if counted[key] == 1:
-                stored[event["runId"]].append(key)
+                log.events[event["runId"]].append(key)
     for key, count in counted.items():
         if count > 1:
             verdict.add("doubled", f"event {key} is in the log {count} times")
@@ -83,15 +168,16 @@ async def _judge_log(
     verdict.figures["events published"] = len(good)
     verdict.figures["events confirmed"] = sum(message.confirmed for message in good.values())
     verdict.figures["events stored"] = len(counted)
-    return stored
+    return log
 
 
 async def _judge_runs(
     connection: "asyncpg.Connection[asyncpg.Record]",
     index: LedgerIndex,
-    stored: dict[str, list[str]],
+    log: StoredLog,
     bodies: Bodies,
 ) -> dict[tuple[str, str], set[str]]:
+    stored = log.events
     missing = set(stored)
     claims_found = 0
     exporters: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -111,7 +197,7 @@ async def _judge_runs(
             events = [(each.event_type, bodies.event(each)) for each in message]
             claims = json.loads(row["claims"] or "[]")
             claims_found += len(claims)
-            for complaint in _compare(row, claims, events):
+            for complaint in _compare(row, claims, events, log.reversed_claims.get(run_id, set())):
                 index.verdict.add("wrong in the store", f"run {run_id}: {complaint}")
             for claim, (outcome, _) in claims_of(events).items():
                 if outcome == "exported":
@@ -129,12 +215,11 @@ async def _judge_runs(
 async def judge_double_exports(
     connection: "asyncpg.Connection[asyncpg.Record]",
     published: list[Json],
-    exporters: dict[tuple[str, str], set[str]],
+    expected: Partners,
     index: LedgerIndex,
 ) -> None:
-    """Every claim that several runs exported has one record and its alerts, and no other claim has one."""
+    """Every claim that is a double export has one record and its alerts, and no other claim has one."""
     verdict = index.verdict
-    expected = {key: runs for key, runs in exporters.items() if len(runs) > 1}
     rows = await connection.fetch("SELECT org_id, claim_id FROM double_exported_claims")
     found = Counter(map(tuple, rows))
     for key in expected.keys() - found.keys():
@@ -149,9 +234,10 @@ async def judge_double_exports(
             verdict.add("alert wrong", f"{complaint}: {alert}")
         for claim in alert["claimIds"]:
             alerted[alert["orgId"], claim].add(alert["runId"])
-    for key, runs in expected.items():
-        if len(without_alert := runs - alerted[key]) > 1:
-            verdict.add("alert lost", f"{key}: of one of {sorted(without_alert)}")
+    for key, partners in expected.items():
+        without_alert = partners.keys() - alerted[key]
+        if pairs := [(run, other) for run in without_alert for other in partners[run] & without_alert if run < other]:
+            verdict.add("alert lost", f"{key}: of one of {sorted(pairs)}")
     copies = len(published) - len(first_copies)
     if copies > ALERT_COPIES_PER_FAULT_MAX * (len(index.faults) + 1):
         verdict.add("doubled", f"{copies} copies of {len(first_copies)} alerts")
@@ -160,18 +246,18 @@ async def judge_double_exports(
     verdict.figures["alerts twice"] = copies
 
 
-def _alert_complaints(alert: Json, first_copy: Json, expected: dict[tuple[str, str], set[str]]) -> Iterable[str]:
+def _alert_complaints(alert: Json, first_copy: Json, expected: Partners) -> Iterable[str]:
     claims, earlier_runs = alert["claimIds"], set(alert["earlierRunIds"])
-    exporters = [expected.get((alert["orgId"], claim), set()) for claim in claims]
+    exporters = [expected.get((alert["orgId"], claim), {}).get(alert["runId"], set()) for claim in claims]
     if alert != first_copy:
         yield "another copy differs"
     if not 0 < len(claims) == len(set(claims)) <= ALERT_CLAIMS_MAX:
         yield "no claim, a claim twice or too many claims"
     if alert["claimCount"] < len(claims) or (len(claims) < ALERT_CLAIMS_MAX and alert["claimCount"] != len(claims)):
         yield "another number of claims"
-    if any(alert["runId"] not in runs for runs in exporters):
-        yield "the run did not export the claims"
-    if not earlier_runs <= set().union(*exporters) - {alert["runId"]}:
+    if not all(exporters):
+        yield "the run did not export the claims, or was allowed to"
+    if not earlier_runs <= set().union(*exporters):
         yield "the earlier runs did not export the claims"
     if len(earlier_runs) < ALERT_RUNS_MAX and any(not runs & earlier_runs for runs in exporters):
         yield "no earlier run of a claim"
@@ -190,14 +276,21 @@ async def _judge_leases(connection: "asyncpg.Connection[asyncpg.Record]", verdic
     verdict.figures["leases left"] = await connection.fetchval("SELECT count(*) FROM claim_leases")
 
 
-def _compare(row: asyncpg.Record, claims: list[list[str]], events: list[tuple[str, Json]]) -> Iterable[str]:
-    """The differences between a run's row and claims, and what its events lead to."""
-    expected = run_of(events)
+def _compare(
+    row: asyncpg.Record, claims: list[list[str]], events: list[tuple[str, Json]], reversed_claims: Set[str]
+) -> Iterable[str]:
+    """The differences between a run's row and claims, and what its events and reversals lead to."""
+    expected = {**run_of(events), "reversed_count": len(reversed_claims)}
+    outcomes = claims_of(events)
+    for claim in reversed_claims:
+        if outcomes.get(claim, ("", None))[0] != "exported":
+            yield f"{claim} was reversed, and never exported"
+        outcomes[claim] = ("reversed", None)
     differences = {column: (row[column], value) for column, value in expected.items() if row[column] != value}
     if differences:
         yield f"columns with their value and the expected one: {differences}"
     found = {claim: (outcome, reason if outcome == "skipped" else None) for claim, _, outcome, reason in claims}
-    if found != claims_of(events) or len(found) != len(claims):
+    if found != outcomes or len(found) != len(claims):
         yield f"claims {claims}"
     if any(org != expected["org_id"] for _, org, _, _ in claims):
         yield "claims of another organisation"

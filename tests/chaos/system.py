@@ -54,6 +54,8 @@ PLANTS: Final = {
     "reply-twice": "",
     "lock-timeout-is-outage": "",
     "ack-without-standby": "",
+    "undo-reversals": "",
+    "none": "",
 }
 """The bugs that workers can have (planted.py), each with the change of the database that it needs."""
 

@@ -14,7 +14,8 @@ from local.postgresql import NOT_DURABLE, LocalPostgreSQL
 from tests.chaos.bad_requests import LARGE_CLAIM_CHARS, LARGE_EVENT_CLAIMS, LARGE_RUN_EVENTS, large_run
 from tests.chaos.events import Claims, EventStream
 from tests.chaos.faults import Faults
-from tests.chaos.ledger_index import ALONE_WITHOUT_DATABASE, CONTAINED_KINDS, HAND_OVER_MAX_S, SETTLED_S
+from tests.chaos.ledger_faults import ALONE_WITHOUT_DATABASE, CONTAINED_KINDS, HAND_OVER_MAX_S
+from tests.chaos.ledger_index import SETTLED_S
 from tests.chaos.ledger_lines import (
     Line,
     check_reply,

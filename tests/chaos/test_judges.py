@@ -18,7 +18,8 @@ from tests.chaos.campaign import MEMORY_JUDGED_FROM_S, Memory
 from tests.chaos.checker import judge_dead_letters, judge_deadlocks, judge_recovery
 from tests.chaos.dead_letters import QUEUES, DeadLetter
 from tests.chaos.faults import Faults, schedule
-from tests.chaos.ledger_index import DATABASE_KINDS, STARTING_S
+from tests.chaos.ledger_faults import DATABASE_KINDS
+from tests.chaos.ledger_index import STARTING_S
 from tests.chaos.ledger_lines import Line, check_reply, claim_check, error_reply, fault, verdict_on, written_ledger
 from tests.chaos.store import ALERT_COPIES_PER_FAULT_MAX, judge_double_exports, judge_store
 from tests.chaos.verdict import Verdict
@@ -223,10 +224,10 @@ async def test_each_wrong_double_export_or_alert_is_a_violation(
     alerts = [taken.alert for taken in await take_alerts(connection, "o", 10, 60)]
     assert len(alerts) == 2
     with written_ledger(tmp_path, *LINES) as (index, bodies):
-        exporters = await judge_store(connection, index, bodies)
+        partners = await judge_store(connection, index, bodies)
         await connection.execute(spoil)
         alert_bodies = edit([json.loads(alert.model_dump_json(by_alias=True)) for alert in alerts])
-        await judge_double_exports(connection, alert_bodies, exporters, index)
+        await judge_double_exports(connection, alert_bodies, partners, index)
     assert sorted(index.verdict.violations) == violations
 
 

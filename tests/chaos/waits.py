@@ -5,7 +5,8 @@ from typing import Final
 
 import asyncpg
 
-from tests.chaos.ledger_index import ALONE_WITHOUT_DATABASE, HAND_OVER_MAX_S, Fault, LedgerIndex
+from tests.chaos.ledger_faults import ALONE_WITHOUT_DATABASE, HAND_OVER_MAX_S, Fault
+from tests.chaos.ledger_index import LedgerIndex
 
 LONG_S: Final = 0.5
 """A shorter wait is looked at no further."""
