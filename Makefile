@@ -4,6 +4,9 @@ SECURITY := .venv-security
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(UPGRADE)
 
+# Where it is set, each process that a command here starts compiles all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo run test lint types client bench chaos docs sbom audit lock clean test-rabbitmq4
 
