@@ -1,0 +1,1 @@
+"""`export-runs conformance`: plays the service to a program, and says which rules of the contract it breaks."""
