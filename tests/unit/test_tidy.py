@@ -329,6 +329,17 @@ def test_no_file_names_a_machine() -> None:
     assert found == []
 
 
+REGISTRY_HOSTS = re.compile(r"\b(?:npm" + r"js\.(?:com|org)|py" + r"pi\.org|python" + r"hosted\.org)")
+
+
+def test_no_file_names_a_registry() -> None:
+    assert [path.name for path, text in text_files() if REGISTRY_HOSTS.search(text)] == []
+
+
+def test_a_registry_is_recognised() -> None:
+    assert REGISTRY_HOSTS.search("https://www.npm" + "js.com/package/amqplib")
+
+
 def test_lock_files_name_no_registry() -> None:
     hosts = {
         urlsplit(url).hostname
