@@ -141,7 +141,7 @@ class BrokerSettings(BaseSettings):
     """`amqp://user:password@host:port/vhost`, or `amqps://`. Of a cluster, one for each node, with commas between."""
 
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
-    """Opening a connection may take this long, to RabbitMQ or to PostgreSQL. The nodes of a cluster share it."""
+    """Opening a connection may take this long, to RabbitMQ or to PostgreSQL. All nodes or hosts share it."""
 
     heartbeat_s: Annotated[int, Field(ge=1, le=600)] = 10
     """How often RabbitMQ and the worker show that they are alive. A frozen connection is noticed after three times this
@@ -173,7 +173,7 @@ class DatabaseSettings(BaseSettings):
     model_config = _ENVIRONMENT
 
     database_url: Annotated[SecretStr, Field(min_length=1), AfterValidator(_is_database_url)]
-    """`postgresql://user:password@host:port/database`."""
+    """`postgresql://user:password@host:port/database`, or `host:port,host:port` of a primary and its standbys."""
 
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
 
@@ -188,6 +188,15 @@ class DatabaseSettings(BaseSettings):
 
     purge_enabled: bool = False
     """Whether `export-runs purge` may remove a run for good."""
+
+    @property
+    def database_urls(self) -> tuple[str, ...]:
+        """One URL for each host in `database_url`, in their order."""
+        url = self.database_url.get_secret_value()
+        match = _URL.fullmatch(url)
+        assert match is not None
+        start, end = match.start(2) + match[2].rfind("@") + 1, match.end(2)
+        return tuple(url[:start] + address + url[end:] for address in url[start:end].split(","))
 
 
 class HttpSettings(BaseSettings):

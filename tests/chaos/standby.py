@@ -66,6 +66,17 @@ class Standby:
         """Follow the primary again, and fetch what it missed."""
         await self._follow(self._connection_text)
 
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._server.port
+
+    async def promote(self) -> str:
+        """Make a primary of it that waits for no standby. Returns its URL."""
+        async with _connected(self._server.url) as connection:
+            assert await connection.fetchval("SELECT pg_promote()")
+        return self._server.url
+
     async def restart(self) -> None:
         """Crash and start it."""
         await asyncio.to_thread(self._server.kill)

@@ -66,6 +66,25 @@ def test_the_urls_of_a_cluster_keep_their_order_after_a_random_first(environment
     assert orders == {urls, urls[1:] + urls[:1], urls[2:] + urls[:2]}
 
 
+@pytest.mark.parametrize(
+    ("url", "urls"),
+    [
+        (
+            "postgresql://me:a,b@h1:5432,h2,[::1]:5433/runs?sslmode=require",
+            (
+                "postgresql://me:a,b@h1:5432/runs?sslmode=require",
+                "postgresql://me:a,b@h2/runs?sslmode=require",
+                "postgresql://me:a,b@[::1]:5433/runs?sslmode=require",
+            ),
+        ),
+        ("postgresql://h1,h2", ("postgresql://h1", "postgresql://h2")),
+        ("postgresql:///runs?host=/run", ("postgresql:///runs?host=/run",)),
+    ],
+)
+def test_each_host_of_a_database_has_a_url(url: str, urls: tuple[str, ...]) -> None:
+    assert DatabaseSettings.model_validate({"database_url": url}).database_urls == urls
+
+
 @pytest.mark.parametrize("name", ["amqp_url", "database_url"])
 def test_a_missing_url_is_named(environment: Environment, name: str) -> None:
     environment.delenv(f"EXPORT_RUNS_{name.upper()}")

@@ -5,17 +5,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
 
 import asyncpg
 import structlog
 from asyncpg import Record
-from asyncpg.connect_utils import SessionAttribute
 
 import sql
 from sql.connection import Connection, transaction
 from worker.database.errors import DatabaseRefused, Failure, meaning_of
 from worker.database.gate import POOLER_ADVICE, POOLER_ERRORS, Gate, differing_settings
+from worker.database.primary import Primary
 from worker.limits import TimeOuts, WorkerLimits
 from worker.logs import describe
 from worker.retries import delays_s, is_being_cancelled, wait
@@ -198,6 +198,8 @@ class Database:
         finally:
             probe.cancel()
         error = probe.result() if probe.done() else TimeoutError("a transaction that writes does not end")
+        if error and not readable.is_set():
+            await self._pool.expire_connections()  # to a machine that may be gone without a word
         return Obstacle(error, readable.is_set()) if error else None
 
     async def _probe(self, readable: asyncio.Event) -> Exception | None:
@@ -268,14 +270,17 @@ async def watched_database(settings: DatabaseSettings, pool: Pool, limits: Worke
 @asynccontextmanager
 async def open_pool(settings: DatabaseSettings, connections_max: int) -> AsyncIterator[Pool]:
     """A pool that connects when it is first used, so that it can be opened while PostgreSQL is away."""
+    primary = Primary(settings.database_urls)
+
+    async def connect_to_primary(*_: Any, **options: Any) -> "asyncpg.Connection[Record]":
+        return await primary.connect(min(settings.connect_timeout_s, ACQUIRE_TIMEOUT_S), **options)
+
     pool = asyncpg.create_pool(
-        settings.database_url.get_secret_value(),
         min_size=0,
         max_size=connections_max,
-        timeout=settings.connect_timeout_s,
+        connect=connect_to_primary,
         command_timeout=settings.statement_timeout_s + COMMAND_TIMEOUT_MARGIN_S,
         **_session(settings, session_settings(settings)),
-        target_session_attrs=SessionAttribute.primary,  # a standby answers, with what was true once
         reset=_nothing_to_reset,
     )
     await pool
@@ -300,11 +305,8 @@ async def connect(
     settings: DatabaseSettings, parameters: Mapping[str, str] = MappingProxyType({})
 ) -> AsyncIterator["asyncpg.Connection[Record]"]:
     """One connection, for a command, with these configuration parameters of PostgreSQL."""
-    connection = await asyncpg.connect(
-        settings.database_url.get_secret_value(),
-        timeout=settings.connect_timeout_s,
-        **_session(settings, parameters),
-        target_session_attrs=SessionAttribute.primary,
+    connection = await Primary(settings.database_urls).connect(
+        settings.connect_timeout_s, **_session(settings, parameters)
     )
     try:
         yield connection
