@@ -7,6 +7,7 @@ RUN python -m venv --without-pip /app \
     && pip install --require-hashes -r requirements-build.lock
 COPY pyproject.toml ./
 COPY schema schema
+COPY client client
 COPY sql sql
 COPY handlers handlers
 COPY cli cli

@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
 
+from cli.console import Exit, UnreadableFile, fail
+from cli.terminal import Terminal, err
 from worker.broker.link import CONNECTION_ERRORS, Link, SessionLost, open_link
 from worker.broker.misconfiguration import misconfiguration
 from worker.retries import is_being_cancelled
@@ -40,7 +42,8 @@ def broker_errors() -> Iterator[None]:
     try:
         yield
     except (*CONNECTION_ERRORS, SessionLost) as error:
-        raise _explanation(error) from error
+        cause = error.__cause__ if isinstance(error, SessionLost) else error
+        raise explanation(cause or error) from error
     except asyncio.CancelledError as error:
         if is_being_cancelled():
             raise
@@ -48,14 +51,30 @@ def broker_errors() -> Iterator[None]:
         raise Unreachable("the connection to RabbitMQ closed") from error
 
 
-def _explanation(error: Exception) -> Unreachable | Misconfiguration:
+def explanation(error: BaseException) -> Unreachable | Misconfiguration:
+    """What an error of the connection says to a person."""
     if sentence := misconfiguration(error):
         return Misconfiguration(AMQP_URL, sentence)
-    cause = error.__cause__ if isinstance(error, SessionLost) else error
-    match cause:
+    match error:
         case ChannelNotFoundEntity():
-            return Unreachable(f"has a worker ever run on this broker? {cause}")
+            return Unreachable(f"has a worker ever run on this broker? {error}")
         case DeliveryError():
             return Unreachable("RabbitMQ has no room for the message, or no queue; has a worker ever run here?")
         case _:
-            return Unreachable(f"RabbitMQ does not answer: {type(cause).__name__}")
+            return Unreachable(f"RabbitMQ does not answer: {type(error).__name__}")
+
+
+@contextmanager
+def broker_errors_explained(to: Terminal = err) -> Iterator[None]:
+    """End a command that uses no database with one line and an exit code for each error that a person can mend.
+
+    The line goes to standard error, or `to` another output.
+    """
+    try:
+        yield
+    except Unreachable as unreachable:
+        fail(Exit.UNREACHABLE, str(unreachable), to=to)
+    except Misconfiguration as misconfigured:
+        fail(Exit.USAGE, str(misconfigured), to=to)
+    except UnreadableFile as unreadable:
+        fail(Exit.REFUSED, str(unreadable), to=to)

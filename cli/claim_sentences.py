@@ -6,9 +6,9 @@ from uuid import UUID
 
 from cli.terminal import Terminal
 from cli.times import time_text
-from schema.events import ClaimOutcome
-from schema.requests import ExplainClaim
-from schema.results import (
+from export_runs_client.schema.events import ClaimOutcome
+from export_runs_client.schema.requests import ExplainClaim
+from export_runs_client.schema.results import (
     EventReason,
     ExplainedClaim,
     LeaseReason,

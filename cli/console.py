@@ -33,6 +33,10 @@ class Exit(IntEnum):
     """`claims check`: at least one of the claims is exported or reserved."""
 
 
+class UnreadableFile(Exception):
+    """A file that a command cannot read or write, or that is of another kind than it says."""
+
+
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 

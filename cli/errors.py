@@ -5,10 +5,8 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from cli.broker import Unreachable
+from cli.broker import broker_errors_explained
 from cli.console import Exit, fail
-from cli.event_file import UnreadableFile
-from cli.request_client import RequestFailed
 from cli.terminal import Terminal, err
 from handlers.errors import RequestRefused
 from handlers.rebuild import RebuildRefused
@@ -17,7 +15,7 @@ from worker.broker.declaration import TopologyMismatch
 from worker.database.errors import DatabaseRefused
 from worker.database.migrations import MigrationHeldUp
 from worker.database.misconfiguration import misconfiguration
-from worker.settings import DATABASE_URL, Misconfiguration
+from worker.settings import DATABASE_URL
 
 
 @contextmanager
@@ -27,22 +25,17 @@ def errors_explained(to: Terminal = err) -> Iterator[None]:
     The line goes to standard error, or `to` another output.
     """
     try:
-        yield
-    except RequestFailed as failed:
-        code = Exit.UNREACHABLE if failed.error.retryable else Exit.REFUSED
-        details = [f"  {each.field}: {each.message}" for each in failed.error.details]
-        fail(code, f"{failed.error.code}: {failed.error.message}", *details, to=to)
+        with broker_errors_explained(to):
+            yield
     except RequestRefused as refused:
         details = [f"  {each.field}: {each.message}" for each in refused.details]
         fail(Exit.REFUSED, f"{refused.code}: {refused.message}", *details, to=to)
-    except (DatabaseRefused, RebuildRefused, ReportRefused, TopologyMismatch, UnreadableFile) as refused:
+    except (DatabaseRefused, RebuildRefused, ReportRefused, TopologyMismatch) as refused:
         fail(Exit.REFUSED, str(refused), to=to)
-    except (MigrationHeldUp, Unreachable) as unreachable:
-        fail(Exit.UNREACHABLE, str(unreachable), to=to)
+    except MigrationHeldUp as held_up:
+        fail(Exit.UNREACHABLE, str(held_up), to=to)
     except BrokenPipeError:
         raise  # the program that reads the output has ended; typer ends quietly
-    except Misconfiguration as misconfigured:
-        fail(Exit.USAGE, str(misconfigured), to=to)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         if sentence := misconfiguration(error):
             fail(Exit.USAGE, f"{DATABASE_URL}: {sentence}", to=to)

@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from schema.decoding import InvalidBody, decode
-from schema.errors import FieldError
-from schema.events import EVENTS
-from schema.fields import WireModel
-from schema.limits import BODY_BYTES_MAX
+from cli.console import UnreadableFile
+from export_runs_client.schema.decoding import InvalidBody, decode
+from export_runs_client.schema.errors import FieldError
+from export_runs_client.schema.events import EVENTS
+from export_runs_client.schema.fields import WireModel
+from export_runs_client.schema.limits import BODY_BYTES_MAX
 
 UNCONFIRMED_MAX: Final = 100
 """Messages that are published and wait for their confirm, at the same time."""
@@ -28,11 +29,8 @@ _UNREADABLE: Final = {
 }
 """The first bytes of files of another kind, and what to say about them."""
 
-Publish = Callable[[str, bytes], Awaitable[None]]
-
-
-class UnreadableFile(Exception):
-    """A file that cannot be read, or is not JSON Lines in UTF-8."""
+Publish = Callable[[str, str, bytes], Awaitable[None]]
+"""Publishes an event of a type and an organisation."""
 
 
 class _Line(WireModel):
@@ -58,10 +56,10 @@ async def publish_lines(
     """
     free_slots = asyncio.Semaphore(UNCONFIRMED_MAX)
 
-    async def publish_one(event_type: str, body: bytes) -> None:
+    async def publish_one(event_type: str, org_id: str, body: bytes) -> None:
         try:
             if publish is not None:
-                await publish(event_type, body)
+                await publish(event_type, org_id, body)
             counts.valid += 1
         finally:
             free_slots.release()
@@ -74,26 +72,25 @@ async def publish_lines(
                 if not line.strip():
                     continue
                 try:
-                    event_type = check_line(line)
+                    event_type, org_id = check_line(line)
                 except InvalidBody as invalid:
                     counts.invalid += 1
                     report_invalid(f"line {number}: {invalid}")
                     continue
                 await free_slots.acquire()
-                publishing.create_task(publish_one(event_type, line.strip()))
+                publishing.create_task(publish_one(event_type, org_id, line.strip()))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
 
-def check_line(line: bytes) -> str:
-    """The event type of a line. Raises InvalidBody if the line is not an event of the contract."""
+def check_line(line: bytes) -> tuple[str, str]:
+    """The type and the organisation of the event of a line. Raises InvalidBody if it is not one of the contract."""
     if len(line) > BODY_BYTES_MAX:
         raise InvalidBody(FieldError(field="body", message=f"is longer than {BODY_BYTES_MAX:,} bytes"))
     event_type = decode(_Line, line).type
     if event_type not in EVENTS:
         raise InvalidBody(FieldError(field="type", message=f"must be one of {', '.join(EVENTS)}"))
-    decode(EVENTS[event_type], line)
-    return event_type
+    return event_type, decode(EVENTS[event_type], line).org_id
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

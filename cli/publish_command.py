@@ -1,14 +1,15 @@
 """The command `export-runs publish`."""
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from cli.broker import broker_errors_explained
 from cli.console import Exit, read_settings
-from cli.errors import errors_explained
 from cli.event_file import LineCounts, publish_lines
-from cli.request_client import open_client
+from cli.request_client import open_client, publish_event
 from cli.terminal import err, out, print_json
 from worker.settings import BrokerSettings
 
@@ -35,10 +36,10 @@ def publish(
         if settings is None:
             await publish_lines(file, None, counts, err.print_line)
             return
-        async with open_client(settings) as client:
-            await publish_lines(file, client.publish_event, counts, err.print_line)
+        async with open_client(settings) as link:
+            await publish_lines(file, partial(publish_event, link), counts, err.print_line)
 
-    with errors_explained():
+    with broker_errors_explained():
         try:
             asyncio.run(run())
         finally:

@@ -11,18 +11,19 @@ from typing import Annotated, Final, TypeVar
 import typer
 
 from cli import claim_sentences, result_tables
+from cli.broker import broker_errors_explained
 from cli.console import Exit, fail, operator_name, read_settings
-from cli.errors import errors_explained
-from cli.request_client import open_client
+from cli.request_client import ask, open_client
 from cli.terminal import Terminal, out, print_json
 from cli.times import age_option
-from schema import operations
-from schema.decoding import InvalidBody, decode
-from schema.events import ClaimOutcome, RunStatus, RunTrigger
-from schema.fields import WireModel
-from schema.limits import FOUND_RUNS_MAX, RUN_CLAIMS_PAGE_DEFAULT, TIMELINE_PAGE_ENTRIES_DEFAULT
-from schema.operations import Operation
-from schema.requests import (
+from export_runs_client.errors import RequestFailed
+from export_runs_client.schema import operations
+from export_runs_client.schema.decoding import InvalidBody, decode
+from export_runs_client.schema.events import ClaimOutcome, RunStatus, RunTrigger
+from export_runs_client.schema.fields import WireModel
+from export_runs_client.schema.limits import FOUND_RUNS_MAX, RUN_CLAIMS_PAGE_DEFAULT, TIMELINE_PAGE_ENTRIES_DEFAULT
+from export_runs_client.schema.operations import Operation
+from export_runs_client.schema.requests import (
     CheckClaims,
     CheckPeriod,
     ExplainClaim,
@@ -36,7 +37,7 @@ from schema.requests import (
     ResolveDoubleExport,
     ReverseExport,
 )
-from schema.results import ExplainedClaim
+from export_runs_client.schema.results import ExplainedClaim
 from worker.settings import BrokerSettings
 
 Request = TypeVar("Request", bound=WireModel)
@@ -290,11 +291,16 @@ def _call(operation: Operation[Request, Result], request: Request) -> Result:
     settings = read_settings(BrokerSettings)
 
     async def call() -> Result:
-        async with open_client(settings) as client:
-            return await client.call(operation, request)
+        async with open_client(settings) as link:
+            return await ask(link, operation, request)
 
-    with errors_explained():
-        return asyncio.run(call())
+    with broker_errors_explained():
+        try:
+            return asyncio.run(call())
+        except RequestFailed as failed:
+            code = Exit.UNREACHABLE if failed.error.retryable else Exit.REFUSED
+            details = [f"  {each.field}: {each.message}" for each in failed.error.details]
+            fail(code, f"{failed.error.code}: {failed.error.message}", *details)
 
 
 def _show(result: Result, as_json: bool, show: Callable[[Terminal, Result], None]) -> None:

@@ -6,9 +6,9 @@ from typing import Final
 
 from cli.terminal import Cell, Column, ResultTable, Terminal
 from cli.times import age_text, time_text
-from schema.events import RunStatus
-from schema.limits import DOUBLE_EXPORT_RUNS_COUNTED_MAX
-from schema.results import (
+from export_runs_client.schema.events import RunStatus
+from export_runs_client.schema.limits import DOUBLE_EXPORT_RUNS_COUNTED_MAX
+from export_runs_client.schema.results import (
     CheckedClaims,
     DoubleExport,
     DoubleExports,

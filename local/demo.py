@@ -13,24 +13,14 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from cli import result_tables
-from cli.broker import Unreachable
 from cli.claim_sentences import show_explained_claim
 from cli.console import Exit
-from cli.request_client import Client, open_client
 from cli.terminal import out
-from local.services import Services, services
-from schema import operations
-from schema.events import RUN_CREATED, RUN_FINISHED
-from schema.requests import (
-    CheckClaims,
-    ExplainClaim,
-    FindRunsByClaimId,
-    GetExportHistory,
-    ListDoubleExports,
-    ReserveClaims,
-    ReverseExport,
-)
-from worker.settings import BrokerSettings
+from export_runs_client import ExportRuns, NoAnswer
+from export_runs_client.links import Link, open_link
+from export_runs_client.schema.events import RUN_CREATED, RUN_FINISHED
+from export_runs_client.schema.requests import ExplainClaim
+from local.services import services
 
 COMMAND: Final = str(Path(sys.executable).with_name("export-runs"))
 READY_TIMEOUT_S: Final = 30
@@ -85,9 +75,9 @@ def main() -> None:
         }
         subprocess.run([COMMAND, "migrate"], env=environment, check=True)
         with running_worker(environment):
-            asyncio.run(_until_answered(BrokerSettings.model_validate({"amqp_url": running.amqp_url})))
+            asyncio.run(_until_answered(running.amqp_url))
             import_sheet(environment)
-            asyncio.run(story(running))
+            asyncio.run(story(running.amqp_url))
         chapter("The event that could not be processed is in its dead-letter queue, with the reason")
         show = [COMMAND, "dead-letters", "list", "--queue", RUN_CREATED, "--newer-than", "5m"]
         subprocess.run(show, env=environment, check=True)
@@ -123,21 +113,21 @@ def import_sheet(environment: dict[str, str]) -> None:
     assert finished.returncode == Exit.REFUSED
 
 
-async def story(running: Services) -> None:
-    """Exporters publish what happened in a day; afterwards others ask about it."""
-    settings = BrokerSettings.model_validate({"amqp_url": running.amqp_url})
-    async with open_client(settings) as client:
+async def story(amqp_url: str) -> None:
+    """Exporters publish what happened in a day; afterwards others ask about it.
+
+    They publish over a link of their own: an export of the client would not repeat events, or tell them out of order.
+    """
+    async with ExportRuns.connect(amqp_url) as runs, open_link(amqp_url, "make demo", None) as link:
         chapter("Exporters publish what happened, some of it twice, out of order, or wrong")
-        runs = await _publish_the_day(client)
-        await _until_stored(client, IMPORTED_RUNS + runs)
+        count = await _publish_the_day(link)
+        await _until_stored(runs, IMPORTED_RUNS + count)
 
         chapter(f"The history panel: runs of {ORG}, newest first")
-        page = await client.call(operations.GET_EXPORT_HISTORY, GetExportHistory(org_id=ORG))
-        result_tables.show_history(out, page)
+        result_tables.show_history(out, await runs.get_export_history(ORG))
 
         chapter("The Double-Export Guard, before the next export: which of these have gone out?")
-        request = CheckClaims(org_id=ORG, claim_ids=["taxi-17", "hotel-4", "lunch-9", "train-1", "parking-2"])
-        checked = await client.call(operations.CHECK_CLAIMS, request)
+        checked = await runs.check_claims(ORG, ["taxi-17", "hotel-4", "lunch-9", "train-1", "parking-2"])
         result_tables.show_checked_claims(out, checked)
         out.print_line(
             "hotel-4 was skipped, train-1 was in a run that failed, parking-2 was never seen: they may go out."
@@ -146,22 +136,20 @@ async def story(running: Services) -> None:
         chapter(
             "The race: two exporters ask at the same moment whether parking-2 has gone out; both hear that it has not"
         )
-        await _race(client, reserve=False)
+        await _race(runs, link, reserve=False)
         chapter("The same race for parking-3, but each exporter reserves the claim first")
-        await _race(client, reserve=True)
+        await _race(runs, link, reserve=True)
         chapter("The ledger refuses parking-3 afterwards: its export is taken back, and another run may export it")
-        await _export_again(client, "parking-3")
+        await _export_again(runs, link, "parking-3")
         chapter("What went out twice is recorded; for parking-2 an alert was published to export-runs.alerts")
-        doubles = await client.call(operations.LIST_DOUBLE_EXPORTS, ListDoubleExports(org_id=ORG))
-        result_tables.show_double_exports(out, doubles)
+        result_tables.show_double_exports(out, await runs.list_double_exports(ORG))
 
         chapter("An auditor: which runs carried train-1?")
-        found = await client.call(operations.FIND_RUNS_BY_CLAIM_ID, FindRunsByClaimId(claim_id="train-1", org_id=ORG))
-        result_tables.show_found_runs(out, found)
+        result_tables.show_found_runs(out, await runs.find_runs_by_claim_id("train-1", org_id=ORG))
 
         chapter("And why may parking-3 not go out now?")
         explain = ExplainClaim(org_id=ORG, claim_id="parking-3")
-        show_explained_claim(out, explain, await client.call(operations.EXPLAIN_CLAIM, explain))
+        show_explained_claim(out, explain, await runs.explain_claim(explain.org_id, explain.claim_id))
 
 
 def chapter(title: str) -> None:
@@ -170,7 +158,7 @@ def chapter(title: str) -> None:
     out.print_line(title, style="bold")
 
 
-async def _publish_the_day(client: Client) -> int:
+async def _publish_the_day(link: Link) -> int:
     """Publish the events of three runs and one bad event. Returns the number of runs."""
     morning = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
 
@@ -186,7 +174,7 @@ async def _publish_the_day(client: Client) -> int:
         }
 
     async def publish(event_type: str, body: dict[str, Any], remark: str) -> None:
-        await client.publish_event(event_type, json.dumps(body).encode())
+        await link.publish_event(event_type, ORG, json.dumps(body).encode())
         out.print_line(f"  {event_type:<13} {body['runId'][:8]}  {remark}")
 
     first, second, third = (str(uuid4()) for _ in range(3))
@@ -232,50 +220,40 @@ async def _publish_the_day(client: Client) -> int:
     return 3
 
 
-async def _race(client: Client, *, reserve: bool) -> None:
+async def _race(runs: ExportRuns, link: Link, *, reserve: bool) -> None:
     """Two exporters want to export the same claim. Each checks or reserves it first, then pays."""
     claim_id = "parking-3" if reserve else "parking-2"
-    runs = [uuid4(), uuid4()]
+    run_ids = [uuid4(), uuid4()]
 
     async def may_export(run_id: UUID) -> bool:
         if reserve:
-            request = ReserveClaims(org_id=ORG, run_id=run_id, claim_ids=[claim_id])
-            return (await client.call(operations.RESERVE_CLAIMS, request)).granted == [claim_id]
-        check = CheckClaims(org_id=ORG, claim_ids=[claim_id])
-        return (await client.call(operations.CHECK_CLAIMS, check)).unexported == [claim_id]
+            return (await runs.reserve_claims(ORG, run_id, [claim_id])).granted == [claim_id]
+        return (await runs.check_claims(ORG, [claim_id])).unexported == [claim_id]
 
-    permissions = await asyncio.gather(*(may_export(run_id) for run_id in runs))
-    for run_id, permission in zip(runs, permissions, strict=True):
+    permissions = await asyncio.gather(*(may_export(run_id) for run_id in run_ids))
+    for run_id, permission in zip(run_ids, permissions, strict=True):
         answers = ("refused", "granted") if reserve else ("exported", "not exported")
         answer = answers[permission]
         out.print_line(f"  {str(run_id)[:8]} hears: {answer}{', and pays' if permission else ''}")
         if permission:
-            await _publish_export(client, run_id, claim_id)
-    await _until_exported(client, claim_id, sum(permissions))
+            await _publish_export(link, run_id, claim_id)
+    await _until_exported(runs, claim_id, sum(permissions))
     out.print_line(f"  {claim_id} went out {'once' if sum(permissions) == 1 else 'twice'}")
 
 
-async def _export_again(client: Client, claim_id: str) -> None:
+async def _export_again(runs: ExportRuns, link: Link, claim_id: str) -> None:
     """Take the export of a claim back, and export it once more, with a reservation."""
-    checked = await client.call(operations.CHECK_CLAIMS, CheckClaims(org_id=ORG, claim_ids=[claim_id]))
+    checked = await runs.check_claims(ORG, [claim_id])
     first, second = checked.exported[0].runs[0].run_id, uuid4()
-    request = ReverseExport(
-        org_id=ORG,
-        run_id=first,
-        claim_ids=[claim_id],
-        reason="the ledger refused the batch",
-        reversed_by="bob",
-        approved_by="carol",
-    )
-    await client.call(operations.REVERSE_EXPORT, request)
+    await runs.reverse_export(ORG, first, "the ledger refused the batch", "bob", "carol", claim_ids=[claim_id])
     out.print_line(f"  bob takes the export by {str(first)[:8]} back, and carol has approved it")
-    await client.call(operations.RESERVE_CLAIMS, ReserveClaims(org_id=ORG, run_id=second, claim_ids=[claim_id]))
-    await _publish_export(client, second, claim_id)
-    await _until_exported(client, claim_id, 1)
+    await runs.reserve_claims(ORG, second, [claim_id])
+    await _publish_export(link, second, claim_id)
+    await _until_exported(runs, claim_id, 1)
     out.print_line(f"  {str(second)[:8]} reserves {claim_id} and exports it: that is no double export")
 
 
-async def _publish_export(client: Client, run_id: UUID, claim_id: str) -> None:
+async def _publish_export(link: Link, run_id: UUID, claim_id: str) -> None:
     finished = {
         "eventId": str(uuid4()),
         "schemaVersion": 1,
@@ -285,35 +263,35 @@ async def _publish_export(client: Client, run_id: UUID, claim_id: str) -> None:
         "status": "completed",
         "claimIds": [claim_id],
     }
-    await client.publish_event(RUN_FINISHED, json.dumps(finished).encode())
+    await link.publish_event(RUN_FINISHED, ORG, json.dumps(finished).encode())
 
 
-async def _until_exported(client: Client, claim_id: str, times: int) -> None:
+async def _until_exported(runs: ExportRuns, claim_id: str, times: int) -> None:
     async with asyncio.timeout(READY_TIMEOUT_S):
         while True:
-            checked = await client.call(operations.CHECK_CLAIMS, CheckClaims(org_id=ORG, claim_ids=[claim_id]))
+            checked = await runs.check_claims(ORG, [claim_id])
             if checked.exported and len(checked.exported[0].runs) == times:
                 return
             await asyncio.sleep(POLL_S)
 
 
-async def _until_answered(settings: BrokerSettings) -> None:
+async def _until_answered(amqp_url: str) -> None:
     """Wait for the worker. Until it has declared its exchanges, RabbitMQ closes the channel of each request."""
     async with asyncio.timeout(READY_TIMEOUT_S):
         while True:
             try:
-                async with open_client(settings) as client:
-                    await client.call(operations.CHECK_CLAIMS, CheckClaims(org_id=ORG, claim_ids=["none"]))
+                async with open_link(amqp_url, "make demo", None) as link:
+                    await link.ask("get-last-export", json.dumps({"orgId": ORG}).encode(), READY_TIMEOUT_S)
                 return
-            except Unreachable:
+            except NoAnswer:
                 await asyncio.sleep(POLL_S)
 
 
-async def _until_stored(client: Client, runs: int) -> None:
+async def _until_stored(runs: ExportRuns, count: int) -> None:
     async with asyncio.timeout(READY_TIMEOUT_S):
         while True:
-            page = await client.call(operations.GET_EXPORT_HISTORY, GetExportHistory(org_id=ORG))
-            if len(page.runs) == runs and all(run.finished_at and run.triggered_by for run in page.runs):
+            page = await runs.get_export_history(ORG)
+            if len(page.runs) == count and all(run.finished_at and run.triggered_by for run in page.runs):
                 return
             await asyncio.sleep(POLL_S)
 

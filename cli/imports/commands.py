@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
@@ -13,15 +14,14 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 import sql
-from cli.console import Exit, fail, read_settings
+from cli.console import Exit, UnreadableFile, fail, read_settings
 from cli.errors import errors_explained
-from cli.event_file import UnreadableFile
 from cli.imports.mapping import read_mapping
 from cli.imports.plan import ImportPlan, Plan
 from cli.imports.publishing import publish_events, until_stored
 from cli.imports.recognition import open_record_file
 from cli.imports.suggestion import suggested_mapping
-from cli.request_client import open_client
+from cli.request_client import open_client, publish_event
 from cli.terminal import Column, ResultTable, err, out, print_json
 from schema.fields import Name, amount_text
 from sql.connection import Connection
@@ -123,11 +123,12 @@ async def _run(importing: ImportPlan, *, apply: bool, rate: int | None) -> int:
         total = importing.plan.events
         if broker is None or connection is None or not total:
             return 0
-        async with open_client(broker) as client:
+        async with open_client(broker) as link:
+            publish = partial(publish_event, link)
             with err.progress_bar("publishing") as report:
-                await publish_events(importing.events(), client.publish_event, rate, lambda done: report(done, total))
+                await publish_events(importing.events(), publish, rate, lambda done: report(done, total))
         with err.progress_bar("storing") as report:
-            ids = (UUID(event_id) for _, event_id, _ in importing.events())
+            ids = (UUID(event_id) for _, _, event_id, _ in importing.events())
             return await until_stored(connection, ids, lambda done: report(done, total))
 
 

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import Exit
+from cli.console import Exit, UnreadableFile
 from cli.database import long_session
 from cli.errors import errors_explained
-from cli.event_file import UnreadableFile
 from cli.imports.commands import PRINTED_MAX
 from cli.imports.comparison import Comparison, Difference, DifferenceKind, FileComparison
 from cli.imports.mapping import read_mapping

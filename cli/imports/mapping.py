@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cli.event_file import UnreadableFile
+from cli.console import UnreadableFile
 from schema.events import RunStatus, RunTrigger
 from schema.limits import TEXT_CHARS_MAX
 

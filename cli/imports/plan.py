@@ -206,9 +206,8 @@ class ImportPlan:
             self.plan.claims += claims
             self.plan.events += 2
             for kind, event in ((RUN_CREATED, run.created), (RUN_FINISHED, run.finished)):
-                self._events.writelines(
-                    [json.dumps([kind, str(event.event_id), event.payload], ensure_ascii=False), "\n"]
-                )
+                fields = [kind, run.org_id, str(event.event_id), event.payload]
+                self._events.writelines([json.dumps(fields, ensure_ascii=False), "\n"])
         label = " / ".join(run.key)
         for claim in run.exported:
             self._exports.add(
@@ -233,12 +232,12 @@ class ImportPlan:
         for _, (raw, reason) in self._rejects:
             yield raw, reason
 
-    def events(self) -> Iterator[tuple[str, str, str]]:
-        """The events of the runs that are not known: type, event id, body."""
+    def events(self) -> Iterator[tuple[str, str, str, str]]:
+        """The events of the runs that are not known: type, organisation, event id, body."""
         self._events.seek(0)
         for line in self._events:
-            kind, event_id, body = json.loads(line)
-            yield kind, event_id, body
+            kind, org_id, event_id, body = json.loads(line)
+            yield kind, org_id, event_id, body
 
     def _find_double_exports(self) -> None:
         for (org_id, claim_id), entries in groupby(self._exports, key=itemgetter(0)):

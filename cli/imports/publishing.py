@@ -1,12 +1,12 @@
 """Publish the events of an import, and wait until the service has stored them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 from uuid import UUID
 
-from cli.event_file import UNCONFIRMED_MAX
+from cli.event_file import UNCONFIRMED_MAX, Publish
 from handlers.imports import stored_events
 from sql.connection import Connection
 
@@ -15,21 +15,19 @@ STORED_POLL_S: Final = 0.2
 STORED_WAIT_S: Final = 60.0
 """When nothing new was stored for so long, the wait ends: the workers are away, or the events are dead letters."""
 
-Publish = Callable[[str, bytes], Awaitable[None]]
-
 
 async def publish_events(
-    events: Iterable[tuple[str, str, str]], publish: Publish, rate: int | None, report: Callable[[int], None]
+    events: Iterable[tuple[str, str, str, str]], publish: Publish, rate: int | None, report: Callable[[int], None]
 ) -> None:
     """Publish events, at most `rate` a second; returns when all are confirmed. Raises what `publish` raises."""
     free_slots = asyncio.Semaphore(UNCONFIRMED_MAX)
     loop = asyncio.get_running_loop()
     start_s, confirmed = loop.time(), 0
 
-    async def publish_one(event_type: str, body: str) -> None:
+    async def publish_one(event_type: str, org_id: str, body: str) -> None:
         nonlocal confirmed
         try:
-            await publish(event_type, body.encode())
+            await publish(event_type, org_id, body.encode())
             confirmed += 1
             report(confirmed)
         finally:
@@ -37,11 +35,11 @@ async def publish_events(
 
     try:
         async with asyncio.TaskGroup() as publishing:
-            for number, (event_type, _, body) in enumerate(events):
+            for number, (event_type, org_id, _, body) in enumerate(events):
                 if rate is not None:
                     await asyncio.sleep(start_s + number / rate - loop.time())
                 await free_slots.acquire()
-                publishing.create_task(publish_one(event_type, body))
+                publishing.create_task(publish_one(event_type, org_id, body))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
 

@@ -3,7 +3,7 @@
 import codecs
 from pathlib import Path
 
-from cli.event_file import UnreadableFile
+from cli.console import UnreadableFile
 from cli.imports.mapping import Mapping
 from cli.imports.record_files import CHUNK_BYTES, SAMPLE_BYTES, CsvFile, JsonLinesFile, RecordFile
 

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
-from cli.event_file import UnreadableFile
+from cli.console import UnreadableFile
 from cli.imports.mapping import Mapping, heading_text
 
 REASON_HEADING: Final = "import_reason"

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from cli.event_file import UnreadableFile
+from cli.console import UnreadableFile
 from cli.imports.mapping import FieldName, Mapping
 from cli.imports.recognition import open_record_file
 from cli.imports.record_files import Cell, plain_text

@@ -12,7 +12,7 @@ from openpyxl import Workbook, load_workbook
 from openpyxl.cell import WriteOnlyCell
 from openpyxl.utils.exceptions import InvalidFileException
 
-from cli.event_file import UnreadableFile
+from cli.console import UnreadableFile
 from cli.imports.mapping import Mapping
 from cli.imports.record_files import REASON_HEADING, Cell, Raw, Row, find_headings, table_rows, without_reason
 

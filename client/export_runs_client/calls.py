@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from .connection import Connection
 from .errors import ERRORS, ConnectionLost, InvalidRequest, NoAnswer, Unavailable
+from .links import Link
 from .schema.decoding import InvalidBody, decode
 from .schema.errors import ErrorCode
 from .schema.fields import WireModel
@@ -98,11 +99,18 @@ async def _attempt(
         async with asyncio.timeout(left_s):
             link = await connection.link()
             linked = True
-            expiration_s = max(end_s - loop.time(), RETRY_TIME_MIN_S)
-            reply_body = await link.ask(operation.name, body, expiration_s)
+            return await answer(link, operation, body, max(end_s - loop.time(), RETRY_TIME_MIN_S))
     except TimeoutError:
         why = "is a worker running?" if linked else connection.problem
         raise NoAnswer(f"{operation.name}: no answer within {timeout_s:g} s: {why}") from None
+
+
+async def answer(link: Link, operation: Operation[Request, Result], body: bytes, expiration_s: float) -> Result:
+    """Send a request once and wait for its result, without a time-out; raises an ExportRunsError.
+
+    RabbitMQ drops the request after `expiration_s`.
+    """
+    reply_body = await link.ask(operation.name, body, expiration_s)
     try:
         reply = decode_reply(operation.result, reply_body)
     except ValidationError as error:

@@ -119,23 +119,30 @@ class Link:
 
 
 @asynccontextmanager
-async def open_link(url: str, name: str, user_id: str | None) -> AsyncIterator[Link]:
+async def open_link(
+    url: str,
+    name: str,
+    user_id: str | None,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    heartbeat_s: int = HEARTBEAT_S,
+) -> AsyncIterator[Link]:
     """Connect, and receive replies. RabbitMQ shows the connection under this name. Messages carry `user_id`, if it is
     not None. Raises ConnectionLost."""
     with broker_errors("connect"):
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(connect_timeout_s):
                 connection = await aio_pika.connect(
                     url,
-                    timeout=CONNECT_TIMEOUT_S,
-                    heartbeat=HEARTBEAT_S,
+                    timeout=connect_timeout_s,
+                    heartbeat=heartbeat_s,
                     client_properties={"connection_name": name},
                 )
         except TimeoutError:
-            raise ConnectionLost(f"connect: RabbitMQ did not answer within {CONNECT_TIMEOUT_S} s") from None
+            raise ConnectionLost(f"connect: RabbitMQ did not answer within {connect_timeout_s:g} s") from None
     try:
         with broker_errors("connect"):
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(connect_timeout_s):
                 requests, events = [await connection.channel(on_return_raises=True) for _ in range(2)]
                 link = Link(requests, events, user_id)
                 connection.close_callbacks.add(lambda _, error: link.lose(_reason("the connection closed", error)))

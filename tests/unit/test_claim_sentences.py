@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from cli.claim_sentences import entry_sentence, reason_sentence
-from schema.events import ClaimOutcome, RunStatus
-from schema.results import (
+from export_runs_client.schema.events import ClaimOutcome, RunStatus
+from export_runs_client.schema.results import (
     EventReason,
     LeaseReason,
     OverrideReason,

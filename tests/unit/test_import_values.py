@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.event_file import UnreadableFile
+from cli.console import UnreadableFile
 from cli.imports import sorting
 from cli.imports.mapping import Mapping, read_mapping
 from cli.imports.plan import ImportPlan

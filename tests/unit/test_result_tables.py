@@ -8,8 +8,8 @@ import pytest
 
 from cli.result_tables import LISTED_REVERSALS_MAX, show_double_export, show_double_exports, show_run, show_run_claims
 from cli.terminal import ONE_LINE_COLUMNS_MIN, Terminal
-from schema.events import ClaimOutcome, RunStatus
-from schema.results import (
+from export_runs_client.schema.events import ClaimOutcome, RunStatus
+from export_runs_client.schema.results import (
     DoubleExport,
     DoubleExportRun,
     DoubleExports,

@@ -16,7 +16,8 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from schema.names import DEAD_LETTER_EXCHANGE, RPC_EXCHANGE
-from worker.broker.link import SessionLost, open_channel
+from worker.broker.link import open_channel
+from worker.broker.misconfiguration import TopologyMissing
 from worker.broker.topology import TOPOLOGY, Arguments, Binding, Exchange, Queue, Topology
 
 DECLARE_TIMEOUT_S: Final = 15
@@ -39,16 +40,6 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 class TopologyMismatch(Exception):
     """RabbitMQ has an exchange or a queue of this name with other properties, so trying again cannot help."""
-
-
-class TopologyMissing(SessionLost):
-    """An exchange or a queue is not there, and the user may not make it."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what} is missing, and this user may not make it: import what `export-runs topology` prints, or give "
-            "the user the permission to configure"
-        )
 
 
 class _Declare(Protocol):

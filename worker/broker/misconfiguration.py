@@ -13,13 +13,23 @@ from aiormq.exceptions import (
 )
 
 from worker.broker.close_frames import close_frame
-from worker.broker.declaration import TopologyMissing
+from worker.broker.link import SessionLost
 from worker.tls_errors import certificate_sentence
 
 NOT_ALLOWED: Final = 530
 
 _TEMPORARY: Final = ("connection limit", "is down")
 """Words in refusals of a virtual host that somebody else's doing takes back."""
+
+
+class TopologyMissing(SessionLost):
+    """An exchange or a queue is not there, and the user may not make it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is missing, and this user may not make it: import what `export-runs topology` prints, or give "
+            "the user the permission to configure"
+        )
 
 
 def misconfiguration(error: BaseException) -> str | None:
