@@ -384,7 +384,7 @@ async def test_a_user_writes_and_asks_for_its_own_organisations_only(
 
 
 REQUIRED: Final = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
-LIMITS: Final = {"x-max-length": 10, "x-delivery-limit": 50}
+LIMITS: Final[Arguments] = {"x-queue-leader-locator": "balanced", "x-max-length": 10, "x-delivery-limit": 50}
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,8 @@ LIMITS: Final = {"x-max-length": 10, "x-delivery-limit": 50}
     [
         ({**REQUIRED, **LIMITS}, []),
         ({**REQUIRED}, ["x-delivery-limit", "x-max-length"]),
-        ({**REQUIRED, "x-max-length": 9, "x-delivery-limit": 50}, ["x-max-length"]),
+        ({**REQUIRED, **LIMITS, "x-max-length": 9}, ["x-max-length"]),
+        ({**REQUIRED, **LIMITS, "x-queue-leader-locator": "client-local"}, []),
         ({**REQUIRED, **LIMITS, "x-max-length-bytes": 1_000_000}, ["x-max-length-bytes"]),
         ({**LIMITS, "x-queue-type": "quorum"}, None),
         ({**LIMITS, "x-queue-type": "quorum", "x-overflow": "drop-head"}, None),

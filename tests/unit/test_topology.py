@@ -9,6 +9,7 @@ from worker.broker.topology import TOPOLOGY, Topology
 
 DEAD_LETTER_QUEUE = {
     "x-queue-type": "quorum",
+    "x-queue-leader-locator": "balanced",
     "x-delivery-limit": 1_000_000,
     "x-max-length": 1_000_000,
     "x-overflow": "reject-publish",
@@ -44,6 +45,7 @@ OPERATIONS = [
 def event_queue(event_type: str) -> dict[str, object]:
     return {
         "x-queue-type": "quorum",
+        "x-queue-leader-locator": "balanced",
         "x-delivery-limit": 50,
         "x-max-length": 10_000_000,
         "x-overflow": "reject-publish",
@@ -56,6 +58,7 @@ def event_queue(event_type: str) -> dict[str, object]:
 def parked_queue(event_type: str) -> dict[str, object]:
     return {
         "x-queue-type": "quorum",
+        "x-queue-leader-locator": "balanced",
         "x-delivery-limit": 50,
         "x-max-length": 1_000_000,
         "x-overflow": "reject-publish",
@@ -107,7 +110,8 @@ def test_the_queues_have_these_bindings() -> None:
 
 def test_request_queues_on_a_cluster_have_these_arguments() -> None:
     topology = TOPOLOGY.with_quorum_rpc_queues()
-    expected = {**REQUEST_QUEUE, "x-queue-type": "quorum", "x-delivery-limit": 50}
+    quorum = {"x-queue-type": "quorum", "x-queue-leader-locator": "balanced", "x-delivery-limit": 50}
+    expected = {**REQUEST_QUEUE, **quorum}
     del expected["x-queue-version"]
     queues = {queue.name: {**queue.limits, **queue.arguments} for queue in topology.queues}
     assert {name for name, arguments in queues.items() if arguments == expected} == {

@@ -18,11 +18,11 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, Chann
 from schema.names import DEAD_LETTER_EXCHANGE, RPC_EXCHANGE
 from worker.broker.link import open_channel
 from worker.broker.misconfiguration import TopologyMissing
-from worker.broker.topology import TOPOLOGY, Arguments, Binding, Exchange, Queue, Topology
+from worker.broker.topology import LEADER_LOCATOR, TOPOLOGY, Arguments, Binding, Exchange, Queue, Topology
 
 DECLARE_TIMEOUT_S: Final = 15
 
-LIMITS_OF_OTHERS: Final = frozenset({"x-max-length-bytes", "x-quorum-initial-group-size", "x-queue-leader-locator"})
+LIMITS_OF_OTHERS: Final = frozenset({"x-max-length-bytes", "x-quorum-initial-group-size"})
 """Arguments that a queue may have besides those that it gets here."""
 
 NOWHERE: Final = "export-runs.nowhere"
@@ -108,7 +108,8 @@ class _Declaration:
                     raise TopologyMismatch(f"{what}: {error}") from error
                 adopted.add(name)
                 arguments = _with_argument(arguments, name, difference["value"])
-                log.info("queue_limit_differs", what=what, argument=name, value=arguments.get(name))
+                if name != LEADER_LOCATOR:  # which means nothing once the queue is there
+                    log.info("queue_limit_differs", what=what, argument=name, value=arguments.get(name))
 
     async def _check_writing(self, topology: Topology) -> None:
         """Raise ChannelAccessRefused where the user may not answer, or not write dead letters.

@@ -29,6 +29,12 @@ PARKED_QUEUE_TTL_MS: Final = 30_000
 ALERTS_QUEUE_LENGTH_MAX: Final = 1_000_000
 """When the queue is full, alerts wait in the database."""
 
+LEADER_LOCATOR: Final = "x-queue-leader-locator"
+"""Which node of a cluster leads a new quorum queue: the one with the fewest, where RabbitMQ would take the one that the
+worker is connected to. A policy overrides it. How many nodes have the queue is left to RabbitMQ: three, if nothing else
+is configured, on 3.10 and 4.x alike.
+"""
+
 RPC_QUEUE_LENGTH_MAX: Final = 10_000
 RPC_QUEUE_TTL_MS: Final = 30_000
 """RabbitMQ removes a request that has waited so long: its caller has given up."""
@@ -113,7 +119,7 @@ def _event_queue(event_type: str) -> Queue:
             "x-dead-letter-routing-key": event_type,
             "x-dead-letter-strategy": "at-least-once",
         },
-        {"x-delivery-limit": DELIVERY_LIMIT, "x-max-length": EVENT_QUEUE_LENGTH_MAX},
+        {**_QUORUM_LIMITS, "x-delivery-limit": DELIVERY_LIMIT, "x-max-length": EVENT_QUEUE_LENGTH_MAX},
     )
 
 
@@ -123,7 +129,11 @@ def _dead_letter_queue(name: str, exchange: str, routing_key: str) -> Queue:
         exchange,
         routing_key,
         {"x-queue-type": "quorum", "x-overflow": "reject-publish"},
-        {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT, "x-max-length": DEAD_LETTER_QUEUE_LENGTH_MAX},
+        {
+            **_QUORUM_LIMITS,
+            "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
+            "x-max-length": DEAD_LETTER_QUEUE_LENGTH_MAX,
+        },
     )
 
 
@@ -141,7 +151,7 @@ def _parked_queue(event_type: str) -> Queue:
             "x-dead-letter-routing-key": event_type,
             "x-dead-letter-strategy": "at-least-once",
         },
-        {"x-delivery-limit": DELIVERY_LIMIT, "x-max-length": PARKED_QUEUE_LENGTH_MAX},
+        {**_QUORUM_LIMITS, "x-delivery-limit": DELIVERY_LIMIT, "x-max-length": PARKED_QUEUE_LENGTH_MAX},
     )
 
 
@@ -151,7 +161,7 @@ def _alerts_queue() -> Queue:
         names.UNROUTABLE_ALERTS_EXCHANGE,
         "",
         {"x-queue-type": "quorum", "x-overflow": "reject-publish"},
-        {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT, "x-max-length": ALERTS_QUEUE_LENGTH_MAX},
+        {**_QUORUM_LIMITS, "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT, "x-max-length": ALERTS_QUEUE_LENGTH_MAX},
     )
 
 
@@ -167,7 +177,8 @@ def _rpc_queue(operation: str) -> Queue:
 
 _RPC_LIMITS: Final[Arguments] = {"x-max-length": RPC_QUEUE_LENGTH_MAX, "x-message-ttl": RPC_QUEUE_TTL_MS}
 _QUORUM_RPC_ARGUMENTS: Final[Arguments] = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
-_QUORUM_RPC_LIMITS: Final[Arguments] = {"x-delivery-limit": DELIVERY_LIMIT, **_RPC_LIMITS}
+_QUORUM_LIMITS: Final[Arguments] = {LEADER_LOCATOR: "balanced"}
+_QUORUM_RPC_LIMITS: Final[Arguments] = {**_QUORUM_LIMITS, "x-delivery-limit": DELIVERY_LIMIT, **_RPC_LIMITS}
 
 
 TOPOLOGY: Final = Topology(
