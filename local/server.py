@@ -43,6 +43,11 @@ class LocalServer(ABC):
         """The URL to connect to, with user and password. Valid after the first `start`, and the same after each."""
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.exit_code is None
+
+    @property
     def pid(self) -> int:
         """The process id of the running server. Raises ServiceError if it is not running."""
         if self._process is None or self._process.exit_code is not None:
@@ -66,7 +71,7 @@ class LocalServer(ABC):
 
         Raises ServiceError, with the end of its log, if it ends or does not answer within START_TIMEOUT_S.
         """
-        if self._process and self._process.exit_code is None:
+        if self.is_running:
             raise ServiceError(f"{self._name} is already running")
         self.kill()  # ends what a server that has ended by itself left behind
         if self._directory is None:

@@ -112,10 +112,10 @@ async def ask_in_time(wire: Wire, operation: str = "check-claims", **body: Any) 
     return await wire.ask(operation, asked, wait_s=EXPIRATION_S, expiration=EXPIRATION_S)
 
 
-async def rabbitmqctl(server: LocalRabbitMQ, *arguments: str) -> str:
-    """Run a command of the broker's in the broker's own environment. Returns its output."""
+async def rabbitmqctl(server: LocalRabbitMQ, *arguments: str, program: str = "rabbitmqctl") -> str:
+    """Run a command of the broker's, of this program of its, in the broker's own environment. Returns its output."""
     process = await asyncio.create_subprocess_exec(
-        *server.command("rabbitmqctl", "-q", *arguments),
+        *server.command(program, "-q", *arguments),
         env=server.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

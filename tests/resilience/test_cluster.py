@@ -1,12 +1,17 @@
-"""A cluster of three nodes loses the one that has everything. Its events and answers go on without it."""
+"""A cluster of three nodes loses one, or restarts them one by one. Its events and answers go on meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
 
 import aio_pika
 import pytest
 
+from export_runs_client import ExportRuns, ExportRunsError
 from local.rabbitmq import LocalRabbitMQ
 from sql.connection import Connection
 from tests.chaos.proxy import Proxy
@@ -16,20 +21,39 @@ from tests.resilience.conftest import opened, through
 from tests.resilience.observing import Log, publish_all, rabbitmqctl, until, until_serving
 from tests.wire import Wire, run_created
 from worker.broker.declaration import declare
-from worker.broker.topology import TOPOLOGY, Topology
+from worker.broker.topology import LEADER_LOCATOR, TOPOLOGY, Topology
 from worker.database.pool import Pool
 from worker.routes import ROUTES, Part
 from worker.session import WorkerParts
 
+ORGANISATION = "org-cluster"
 EVENTS = 500
+ATTEMPTS_S = 5
+CALLER_PAUSE_S = 0.1
+"""Between two calls: nodes that start need the machine too."""
+
+ANSWER_S = 10
+"""How long a caller waits for an answer."""
+
 QUORUM = TOPOLOGY.with_quorum_rpc_queues()
 
 
-@pytest.fixture
-def nodes() -> Iterator[list[LocalRabbitMQ]]:
-    """The three nodes."""
+@pytest.fixture(scope="module")
+def servers() -> Iterator[list[LocalRabbitMQ]]:
+    """Three nodes, for all of these tests: to start them takes long."""
     with cluster() as servers:
         yield servers
+
+
+@pytest.fixture
+async def nodes(servers: list[LocalRabbitMQ]) -> list[LocalRabbitMQ]:
+    """The same. All of them run, and have no queues."""
+    await asyncio.gather(*(asyncio.to_thread(node.start) for node in servers if not node.is_running))
+    async with await aio_pika.connect(servers[0].url) as connection:
+        channel = await connection.channel()
+        for queue in TOPOLOGY.queues:
+            await channel.queue_delete(queue.name)
+    return servers
 
 
 @pytest.fixture
@@ -39,13 +63,27 @@ def url_list(nodes: list[LocalRabbitMQ]) -> str:
 
 
 async def declare_on(node: LocalRabbitMQ, topology: Topology) -> None:
-    """Have one node lead all queues, and be the home of classic ones."""
+    """Have one node lead all queues, and be the home of classic ones. A worker takes them as they are."""
+    local = {LEADER_LOCATOR: "client-local"}
+    queues = tuple(
+        replace(queue, limits={**queue.limits, **local}) if LEADER_LOCATOR in queue.limits else queue
+        for queue in topology.queues
+    )
     async with await aio_pika.connect(node.url) as connection:
-        await declare(await connection.channel(), topology)
+        await declare(await connection.channel(), replace(topology, queues=queues))
     leaders = await rabbitmqctl(node, "list_queues", "name", "pid", "--no-table-headers")
     assert len(leaders.splitlines()) == len(topology.queues)
     assert "second@" not in leaders
     assert "third@" not in leaders
+
+
+async def assert_led_by_all(nodes: list[LocalRabbitMQ]) -> None:
+    """Assert that each node has each queue, and leads as many as the others."""
+    listed = await rabbitmqctl(nodes[0], "list_queues", "leader", "members", "--no-table-headers")
+    leaders = Counter(line.split("\t")[0] for line in listed.splitlines())
+    assert [len(leaders), sum(leaders.values())] == [len(nodes), len(QUORUM.queues)]
+    assert max(leaders.values()) - min(leaders.values()) <= 1
+    assert {line.count("@localhost") for line in listed.splitlines()} == {1 + len(nodes)}
 
 
 @asynccontextmanager
@@ -56,7 +94,7 @@ async def publishing(wire: Wire, confirmed: list[str]) -> AsyncIterator[None]:
 
     async def publish() -> None:
         while not stopping.is_set():
-            event = run_created(orgId="org-cluster")
+            event = run_created(orgId=ORGANISATION)
             with suppress(aio_pika.exceptions.AMQPError, TimeoutError):
                 async with asyncio.timeout(5):
                     await wire.publish("run-created", event)
@@ -77,6 +115,18 @@ async def all_stored(connection: Connection, event_ids: list[str]) -> bool:
         "SELECT count(*) FROM export_run_events WHERE event_id = ANY($1::text[]::uuid[])", event_ids
     )
     return bool(found == len(event_ids))
+
+
+async def serves(node: LocalRabbitMQ) -> bool:
+    """Whether the service answers who comes to this node now. RabbitMQ 3.10 refuses without end what a channel
+    publishes that met a queue without a leader, so each try has a channel of its own.
+    """
+    async with Wire.connect(node.url) as wire:
+        try:
+            await until_serving(wire, ATTEMPTS_S)
+        except TimeoutError:
+            return False
+    return True
 
 
 @pytest.mark.parametrize("way", ["URL list", "balancer"])
@@ -116,7 +166,7 @@ async def test_events_do_not_wait_for_the_request_queues(
     """Classic queues are away with their node. They are back with it."""
     first, second, _ = nodes
     await declare_on(first, TOPOLOGY)
-    events = [run_created(orgId="org-cluster") for _ in range(EVENTS)]
+    events = [run_created(orgId=ORGANISATION) for _ in range(EVENTS)]
     async with opened(first.url, Proxy) as balancer, Wire.connect(second.url) as wire:
         settings = worker_settings(through(first.url, balancer), database_url)
         async with (
@@ -139,16 +189,85 @@ async def test_a_cluster_without_its_majority_takes_nothing_and_loses_nothing(
     nodes: list[LocalRabbitMQ], url_list: str, database_url: str, pool: Pool, connection: Connection
 ) -> None:
     first, second, third = nodes
-    await declare_on(first, QUORUM)
     settings = worker_settings(url_list, database_url, rpc_queue_type="quorum")
-    events = [run_created(orgId="org-cluster") for _ in range(EVENTS)]
+    events = [run_created(orgId=ORGANISATION) for _ in range(EVENTS)]
     async with running_worker(settings, pool):
+        await assert_led_by_all(nodes)
         async with Wire.connect(first.url) as wire:
             await until_serving(wire)
             await publish_all(wire, "run-created", events)
             await asyncio.to_thread(second.kill)
             await asyncio.to_thread(third.kill)
         await asyncio.to_thread(second.start)
-        async with Wire.connect(second.url) as wire:
-            await until_serving(wire)
+        await until(lambda: serves(second))
         await until(lambda: all_stored(connection, [event["eventId"] for event in events]))
+
+
+class Callers:
+    """A guard that checks and an exporter that exports, one claim after the other. Each repeats once what fails."""
+
+    def __init__(self, runs: ExportRuns) -> None:
+        self._runs = runs
+        self._done = asyncio.Event()
+        self.exported: list[str] = []
+        self.checks = 0
+        self.repeated: list[str] = []
+        """Why a request was repeated."""
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Work meanwhile. Raises what failed twice."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(self._check))
+            tasks.create_task(self._repeat(self._export))
+            try:
+                yield
+            finally:
+                self._done.set()
+
+    async def until_more(self) -> None:
+        """Wait until more was answered, and more was exported, than was asked for by now."""
+        checks, exports = self.checks + 2, len(self.exported) + 2
+        await until(lambda: self.checks >= checks and len(self.exported) >= exports)
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
+        while not self._done.is_set():
+            try:
+                await work()
+            except ExportRunsError as error:
+                self.repeated.append(str(error))
+                await work()
+            await asyncio.sleep(CALLER_PAUSE_S)
+
+    async def _check(self) -> None:
+        await self._runs.check_claims(ORGANISATION, [str(uuid4())])
+        self.checks += 1
+
+    async def _export(self) -> None:
+        claim_id = str(uuid4())
+        async with self._runs.export(ORGANISATION, "alice", "csv", [claim_id]) as export:
+            await export.paying(claim_id)
+            await export.exported(claim_id)
+        self.exported.append(claim_id)
+
+
+@pytest.mark.slow
+async def test_a_restart_of_one_node_after_the_other_fails_no_request(
+    nodes: list[LocalRabbitMQ], url_list: str, database_url: str, pool: Pool, connection: Connection, tmp_path: Path
+) -> None:
+    settings = worker_settings(url_list, database_url, rpc_queue_type="quorum")
+    async with (
+        running_worker(settings, pool),
+        ExportRuns.connect(*(node.url for node in nodes), spool=tmp_path, timeout_s=ANSWER_S) as runs,
+    ):
+        callers = Callers(runs)
+        async with callers.working():
+            for node in nodes:
+                await rabbitmqctl(node, "await_online_quorum_plus_one", "-t", "60", program="rabbitmq-upgrade")
+                await rabbitmqctl(node, "drain", program="rabbitmq-upgrade")
+                await asyncio.to_thread(node.stop)
+                await callers.until_more()
+                await asyncio.to_thread(node.start)
+            await callers.until_more()
+    rows = await connection.fetch("SELECT claim_id, count(*) FROM export_run_claims GROUP BY claim_id")
+    assert {row["claim_id"]: row["count"] for row in rows} == dict.fromkeys(callers.exported, 1)

@@ -73,16 +73,8 @@ async def test_away_when_the_worker_starts(
             worker.send(signal.SIGTERM)
             assert await worker.exit_code() == 0
     finally:
-        if not is_running(database_server):
+        if not database_server.is_running:
             await asyncio.to_thread(database_server.start)
-
-
-def is_running(server: LocalPostgreSQL) -> bool:
-    """Whether the server is up."""
-    try:
-        return server.pid > 0
-    except RuntimeError:
-        return False
 
 
 @pytest.mark.parametrize("how", ["killed", "restarted"])
