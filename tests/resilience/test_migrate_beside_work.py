@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import pytest
@@ -15,7 +15,7 @@ from sql import Migration
 from sql.connection import Connection
 from tests.commands import environment
 from tests.conftest import connected, database_settings, running_worker
-from tests.resilience.observing import until
+from tests.resilience.observing import Log, until, until_serving
 from tests.wire import POLL_S, Json, Wire, run_created
 from worker.database.migrations import MigrationHeldUp, MigrationLimits, migrate
 from worker.database.pool import Pool
@@ -143,6 +143,32 @@ async def dumping(settings: WorkerSettings, connection: Connection) -> AsyncIter
         await dump.communicate()
 
 
+class Work:
+    """An exporter that publishes and a guard that asks, all the time until `end`. The guard hears no error."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._done = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+        self.runs: list[Json] = []
+        self.answered_at_s: list[float] = []
+
+    async def _run(self) -> None:
+        while not self._done.is_set():
+            self.runs.append(run_created(orgId="org-work"))
+            await self._wire.publish("run-created", self.runs[-1])
+            await self._wire.result("check-claims", orgId="org-work", claimIds=["c-1"])
+            self.answered_at_s.append(time.monotonic())
+            await asyncio.sleep(POLL_S)
+
+    async def end(self) -> None:
+        """End it, and wait until each of its runs is stored."""
+        self._done.set()
+        await self._task
+        for run in self.runs:
+            await self._wire.until_run(run["runId"])
+
+
 async def test_a_long_dump_beside_migrations_and_a_full_worker(
     settings: WorkerSettings, pool: Pool, wire: Wire, connection: Connection
 ) -> None:
@@ -150,32 +176,39 @@ async def test_a_long_dump_beside_migrations_and_a_full_worker(
     url = settings.database_url.get_secret_value()
     third = Migration(INDEX.version + 1, INDEX.name, INDEX.text)
     said: list[str] = []
-    answered_at_s: list[float] = []
-    runs: list[Json] = []
-    done = asyncio.Event()
-
-    async def work() -> None:
-        while not done.is_set():
-            runs.append(run_created(orgId="org-work"))
-            await wire.publish("run-created", runs[-1])
-            await wire.result("check-claims", orgId="org-work", claimIds=["c-1"])
-            answered_at_s.append(time.monotonic())
-            await asyncio.sleep(POLL_S)
-
     async with running_worker(settings, pool), dumping(settings, connection) as dump:
-        working = asyncio.create_task(work())
+        work = Work(wire)
         task = asyncio.create_task(migrate(database_settings(url), [*NOW, COLUMN, third], said.append, LIMITS))
         await until(lambda: any("(pg_dump, " in text for text in said))
         await asyncio.sleep(6 * LIMITS.lock_timeout_s)
-        await until_read_on(answered_at_s)
-        for run in runs[:READINGS]:
+        await until_read_on(work.answered_at_s)
+        for run in work.runs[:READINGS]:
             await wire.until_run(run["runId"])
         assert not task.done()
         out, _ = await dump.communicate()
         assert (dump.returncode, len(out) > DUMPED_BYTES) == (0, True)
         assert await task == [COLUMN, third]
-        await until_read_on(answered_at_s)
-        done.set()
-        await working
-        for run in runs:
-            await wire.until_run(run["runId"])
+        await until_read_on(work.answered_at_s)
+        await work.end()
+
+
+async def test_workers_are_replaced_one_by_one_over_the_migration_of_the_next_version(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log
+) -> None:
+    """A worker goes on while its schema gets the next one's migration. Another starts on that, and serves beside it."""
+    url = settings.database_url.get_secret_value()
+    async with AsyncExitStack() as first, AsyncExitStack() as second:
+        await first.enter_async_context(running_worker(settings, pool))
+        await until_serving(wire)
+        work = Work(wire)
+        await until_read_on(work.answered_at_s)
+        assert await migrate(database_settings(url), [*NOW, COLUMN], limits=LIMITS) == [COLUMN]
+        await until_read_on(work.answered_at_s)
+        await second.enter_async_context(running_worker(settings, pool))
+        await log.until("session_started", times=2)
+        await until_read_on(work.answered_at_s)
+        await first.aclose()
+        await until_read_on(work.answered_at_s)
+        await work.end()
+    assert [line["has_database"] for line in log.of("session_started")] == [True, True]
+    assert log.of("session_lost") == []
