@@ -4,11 +4,17 @@ SECURITY := .venv-security
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(UPGRADE)
 
+PYTEST := $(BIN)/python -m pytest -q
+IN_PROCESSES := -n auto --dist worksteal --durations=5 -m 'not campaign'
+
+# Tests that break the services, or wait for leases to end.
+SLOW_TESTS := tests/resilience tests/acceptance/conformance
+
 # Where it is set, each process that a command here starts compiles all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint types client bench chaos docs sbom audit lock clean test-rabbitmq4
+.PHONY: help demo run test test-slow lint types client bench chaos docs sbom audit lock clean test-rabbitmq4
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do \
@@ -20,13 +26,15 @@ demo: $(INSTALLED) ## Start the real services, publish events, ask questions, sh
 run: $(INSTALLED) ## Run RabbitMQ, PostgreSQL and a worker until Ctrl-C
 	$(BIN)/python -m local.run
 
-test: lint types ## Run the linter, the formatter, the type checker and all tests; POSTGRESQL_VERSION=15, or 17
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --durations=5 -m 'not campaign'
-	$(BIN)/python -m pytest -q -m campaign
+test: lint types ## Run the linter, the formatter, the type checker and the tests; POSTGRESQL_VERSION=15, or 17
+	$(PYTEST) $(IN_PROCESSES) tests $(SLOW_TESTS:%=--ignore=%)
+
+test-slow: $(INSTALLED) ## Run the tests that break the services, the conformance kit's, and a campaign of faults
+	$(PYTEST) $(IN_PROCESSES) $(SLOW_TESTS)
+	$(PYTEST) -m campaign
 
 test-rabbitmq4: $(INSTALLED) ## Run the acceptance and resilience tests on RabbitMQ 4, installed if need be; ONLY="PATH PATH"
-	RABBITMQ_VERSION=4 $(BIN)/python -m pytest -q -n auto --dist worksteal --durations=5 -m 'not campaign' \
-		$(or $(ONLY),tests/acceptance tests/resilience)
+	RABBITMQ_VERSION=4 $(PYTEST) $(IN_PROCESSES) $(or $(ONLY),tests/acceptance tests/resilience)
 
 lint: $(INSTALLED) ## Run the linter and the formatter; they change no file
 	$(BIN)/ruff check --quiet
