@@ -7,8 +7,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 PYTEST := $(BIN)/python -m pytest -q
 IN_PROCESSES := -n auto --dist worksteal --durations=5 -m 'not campaign'
 
-# Tests that break the services, or wait for leases to end.
-SLOW_TESTS := tests/resilience tests/acceptance/conformance
+# Tests that break the services, wait for leases to end, or install programs.
+SLOW_TESTS := tests/resilience tests/acceptance/conformance tests/acceptance/client/test_wheel.py \
+	tests/acceptance/test_asyncapi.py tests/acceptance/test_prometheus.py tests/acceptance/test_report_pages.py
 
 # Where it is set, each process that a command here starts compiles all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,7 +30,7 @@ run: $(INSTALLED) ## Run RabbitMQ, PostgreSQL and a worker until Ctrl-C
 test: lint types ## Run the linter, the formatter, the type checker and the tests; POSTGRESQL_VERSION=15, or 17
 	$(PYTEST) $(IN_PROCESSES) tests $(SLOW_TESTS:%=--ignore=%)
 
-test-slow: $(INSTALLED) ## Run the tests that break the services, the conformance kit's, and a campaign of faults
+test-slow: $(INSTALLED) ## Run the tests that break services, wait long or install programs, and a campaign
 	$(PYTEST) $(IN_PROCESSES) $(SLOW_TESTS)
 	$(PYTEST) -m campaign
 
