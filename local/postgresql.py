@@ -71,7 +71,6 @@ class LocalPostgreSQL(LocalServer):
         self.password = secrets.token_hex(16)
         self._parameters = {
             "listen_addresses": "127.0.0.1",
-            "port": str(self.port),
             "unix_socket_directories": "",
             "dynamic_shared_memory_type": "mmap",  # files in the data directory, which are removed with it
             **settings,
@@ -119,7 +118,7 @@ class LocalPostgreSQL(LocalServer):
 
     def _launch(self) -> GuardedProcess:
         settings = [f"--{name}={value}" for name, value in self._parameters.items()]
-        command = [*self._program("postgres"), "-D", str(self.directory / "data"), *settings]
+        command = [*self._program("postgres"), "-D", str(self.directory / "data"), f"--port={self.port}", *settings]
         return self._spawn(command, _ENVIRONMENT)
 
     def _program(self, name: str) -> list[str]:

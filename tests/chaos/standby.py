@@ -31,11 +31,12 @@ PRIMARY_SETTINGS: Final = {
 
 
 class Standby:
-    """The standby of a primary. Commits wait for it from `join_for_good` on."""
+    """The standby of a primary, on a port of its own or on `port`. Commits wait for it when it has started."""
 
-    def __init__(self, primary: LocalPostgreSQL) -> None:
+    def __init__(self, primary: LocalPostgreSQL, port: int | None = None) -> None:
         self._primary = primary
         self._server = LocalStandby(primary)
+        self._server.port = port or self._server.port
         self._connection_text = ""
 
     async def start(self) -> None:
@@ -71,11 +72,11 @@ class Standby:
         """The port that it listens on."""
         return self._server.port
 
-    async def promote(self) -> str:
-        """Make a primary of it that waits for no standby. Returns its URL."""
+    async def promote(self) -> LocalPostgreSQL:
+        """Make a primary of it that waits for no standby. Returns that."""
         async with _connected(self._server.url) as connection:
             assert await connection.fetchval("SELECT pg_promote()")
-        return self._server.url
+        return self._server
 
     async def restart(self) -> None:
         """Crash and start it."""

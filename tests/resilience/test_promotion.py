@@ -11,9 +11,10 @@ import pytest
 
 from local.postgresql import LocalPostgreSQL
 from local.processes import descendants
+from tests.chaos.proxy import Proxy
 from tests.chaos.standby import Standby
 from tests.conftest import DATABASE_CONNECTIONS_MAX, running_worker, with_database, worker_settings
-from tests.resilience.conftest import private_database
+from tests.resilience.conftest import opened, private_database
 from tests.resilience.observing import Log, until, until_all_stored, until_serving
 from tests.wire import POLL_S, Wire, run_finished
 from worker.database.pool import open_pool
@@ -110,10 +111,17 @@ class Exports:
 async def test_a_promoted_standby_is_used(
     amqp_url: str, wire: Wire, log: Log, database_server: LocalPostgreSQL, how: str
 ) -> None:
-    """Every confirmed event is stored once, and no answer takes back what was answered before."""
-    async with private_database(database_server) as url, synchronous_standby(database_server) as standby:
-        hosts = f"127.0.0.1:{database_server.port},127.0.0.1:{standby.port}"
-        several = url.replace(f"127.0.0.1:{database_server.port}", hosts)
+    """Every confirmed event is stored once, and no answer takes back what was answered before.
+
+    The primary is behind a proxy, which hangs up on who connects while the primary does not run.
+    """
+    async with (
+        private_database(database_server) as url,
+        synchronous_standby(database_server) as standby,
+        opened(database_server.url, Proxy) as proxy,
+    ):
+        hosts = f"127.0.0.1:{proxy.port},127.0.0.1:{standby.port}"
+        several = url.replace(f"127.0.0.1:{database_server.port}", hosts) + "?sslmode=disable"
         settings = worker_settings(amqp_url, several, statement_timeout_s=1)
         exports = Exports(wire)
         async with open_pool(settings, DATABASE_CONNECTIONS_MAX) as pool, running_worker(settings, pool):
@@ -123,7 +131,7 @@ async def test_a_promoted_standby_is_used(
                 await asyncio.to_thread(lose, database_server, how)
                 await log.until("database_unavailable")
                 await log.until("events_kept")
-                promoted = with_database(await standby.promote(), url.rpartition("/")[2])
+                promoted = with_database((await standby.promote()).url, url.rpartition("/")[2])
                 await until_serving(wire, BACK_S)
                 before, answers = len(exports.confirmed), exports.answers
                 await until(lambda: len(exports.confirmed) >= before + CLAIMS and exports.answers > answers)

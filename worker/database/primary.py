@@ -9,8 +9,13 @@ import structlog
 from asyncpg import Record
 from asyncpg.connect_utils import SessionAttribute
 
-NOT_THE_PRIMARY: Final = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
-"""What is raised where a host is away, starts, ends, or is a standby. (TimeoutError is an OSError.)"""
+NOT_THE_PRIMARY: Final = (
+    OSError,  # TimeoutError is one
+    asyncpg.CannotConnectNowError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+"""What is raised where a host is away, starts, ends, hangs up, or is a standby."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
