@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
 
 import pytest
 
@@ -48,7 +47,9 @@ async def test_a_closed_channel(
     assert log.reasons() == [f"the channel for {purpose} closed"]
 
 
-async def test_sessions_that_fail_come_more_slowly_and_are_logged_once(settings: WorkerSettings, log: Log) -> None:
+async def test_sessions_that_fail_come_more_slowly_and_are_logged_once(
+    settings: WorkerSettings, pool: Pool, log: Log
+) -> None:
     """The last of six fails late: after a session that lasted, the delays start from the first again."""
     stopping = asyncio.Event()
     starts_s: list[float] = []
@@ -68,7 +69,7 @@ async def test_sessions_that_fail_come_more_slowly_and_are_logged_once(settings:
         yield
 
     limits = WorkerLimits(retry_delay_first_s=DELAY_FIRST_S, retry_delay_max_s=DELAY_MAX_S, session_steady_s=STEADY_S)
-    await run_sessions(settings, cast(Pool, None), WorkerParts(limits=limits, open_link=refuse), stopping, Health())
+    await run_sessions(settings, pool, WorkerParts(limits=limits, open_link=refuse), stopping, Health())
     pauses_s = [start_s - end_s for end_s, start_s in zip(ends_s, starts_s[1:], strict=False)]
     steps_s = [min(DELAY_FIRST_S * 2**step, DELAY_MAX_S) for step in (*range(FAILURES - 1), 0, 1)]
     assert all(step_s / 2 <= pause_s for step_s, pause_s in zip(steps_s, pauses_s, strict=True))
