@@ -51,9 +51,9 @@ client: $(INSTALLED) ## Build the wheel of export-runs-client, in dist or DIST=
 bench: $(INSTALLED) ## Measure throughput and latency; QUICK=1 only tries it out, ONLY="ROW ROW" measures these rows
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
-chaos: $(INSTALLED) ## Break the services on purpose and check that no event is lost; SEED=, DURATION_S=, FAULTS=, PGBOUNCER=1
+chaos: $(INSTALLED) ## Break the services on purpose and check that no event is lost; SEED=, DURATION_S=, FAULTS=, PGBOUNCER=1, CLUSTER=1
 	$(BIN)/python -m tests.chaos $(SEED:%=--seed %) $(DURATION_S:%=--duration-s %) $(FAULTS:%=--faults %) \
-		$(if $(PGBOUNCER),--pgbouncer)
+		$(if $(PGBOUNCER),--pgbouncer) $(if $(CLUSTER),--cluster)
 
 docs: $(INSTALLED) ## Make an HTML page of the contract, build/contract/index.html; needs Node.js 20 with npm
 	$(BIN)/export-runs contract --check

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.campaign import Options, Report, run
+from tests.chaos.cluster_faults import ClusterFaults
 from tests.chaos.faults import Faults
 from tests.chaos.system import PLANTS
 
@@ -36,6 +37,7 @@ def main() -> int:
         pair_share=defaults.pair_share if arguments.pair_share is None else arguments.pair_share,
         longest_fault_s=arguments.longest_fault_s or defaults.longest_fault_s,
         has_pgbouncer=arguments.pgbouncer,
+        is_cluster=arguments.cluster,
         malformed_frames=not arguments.no_malformed_frames,
         only=tuple(arguments.only),
         plant=arguments.plant,
@@ -114,11 +116,12 @@ def _arguments() -> argparse.Namespace:
         "--only",
         nargs="+",
         default=[],
-        choices=sorted(Faults.kinds),
+        choices=sorted({**Faults.kinds, **ClusterFaults.kinds}),
         metavar="KIND",
         help="make only these kinds",
     )
     parser.add_argument("--pgbouncer", action="store_true", help="put a pgbouncer before the database")
+    parser.add_argument("--cluster", action="store_true", help="three nodes of the broker, and a standby to promote")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="run workers that have this bug")
     parser.add_argument("--directory", type=Path, help="the folder for the ledger and the logs; it is kept")
     return parser.parse_args()

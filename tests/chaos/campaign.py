@@ -13,6 +13,7 @@ from typing import Final
 from tests.chaos import checker
 from tests.chaos.bad_requests import BadRequests
 from tests.chaos.client import Client
+from tests.chaos.cluster_faults import WITH_A_CLUSTER, ClusterFaults
 from tests.chaos.events import Claims, EventStream
 from tests.chaos.exporters import Counts, PoisonPublisher, Publisher, export
 from tests.chaos.faults import (
@@ -82,6 +83,9 @@ class Options:
     """How long events of an organisation that no fault is about may wait to be stored."""
 
     has_pgbouncer: bool = False
+    is_cluster: bool = False
+    """Whether the broker has three nodes, and workers know the standby."""
+
     quick: bool = False
     """Make the faults that take longest only once each."""
 
@@ -145,7 +149,9 @@ async def run(options: Options) -> Report:
         stack.callback(ledger.close)
         read_malformed_properties()
         system = await stack.enter_async_context(
-            system_under_test(options.directory, options.plant, has_pgbouncer=options.has_pgbouncer)
+            system_under_test(
+                options.directory, options.plant, has_pgbouncer=options.has_pgbouncer, is_cluster=options.is_cluster
+            )
         )
         campaign = Campaign(options, system, ledger, stack)
         await campaign.until_answered()
@@ -153,10 +159,11 @@ async def run(options: Options) -> Report:
         waiting_clients = await campaign.finish()
         is_drained = await campaign.drain()
         await ledger.sync()
+        system.keep_log(system.database)
         verdict = await checker.check(
             ledger.path,
             database_url=system.database.url,
-            database_log=system.database.log,
+            database_log=system.retired_log,
             amqp_url=system.broker.url,
             recovery_max_s=options.recovery_max_s,
             wait_max_s=options.wait_max_s,
@@ -205,7 +212,7 @@ class Campaign:
         self._probe_guard = Guard(self._client(replies=True), ledger, self._random("probe guard"))
         self._probe_publisher = self._publisher("probe")
         self._probe_stream = EventStream(self._random("probe stream"), self._claims)
-        bad_requests = BadRequests(system.broker.url, ledger)
+        bad_requests = BadRequests(system.amqp_url, ledger)
         stack.push_async_callback(bad_requests.close)
         self._clients = Clients(self._client(), self._publisher("faults"), bad_requests, self.counts)
         self._admin = self._clients.admin
@@ -277,7 +284,8 @@ class Campaign:
         options = self._options
         calm = self._random("calm")
         end = time.monotonic() + (options.duration_s or float("inf"))
-        groups = schedule(options.seed, options.faults, options.pair_share, quick=options.quick, only=options.only)
+        only = options.only or (WITH_A_CLUSTER if options.is_cluster else ())
+        groups = schedule(options.seed, options.faults, options.pair_share, quick=options.quick, only=only)
         for number, group in enumerate(groups, start=1):
             if time.monotonic() > end:
                 break
@@ -348,6 +356,8 @@ class Campaign:
         await asyncio.sleep(fault.delay_share * longest_s)
         try:
             stream = EventStream(Random(fault.seed), self._claims)
+            if fault.kind in ClusterFaults.kinds:
+                return await ClusterFaults(self._system, stream.random).inject(fault.kind)
             faults = Faults(self._system, self._ledger, stream, self._clients, longest_s)
             return await faults.inject(fault.kind)
         except TimeoutError:
@@ -357,7 +367,7 @@ class Campaign:
     async def _note_shares_of_workers(self) -> None:
         """Note again and again how much each worker has sent to the database so far, in bytes."""
         while True:
-            self._ledger.note("shares", sent=[wire.request_bytes for wire in self._system.database_wires])
+            self._ledger.note("shares", sent=self._system.sent_bytes)
             await asyncio.sleep(SHARES_PAUSE_S)
 
     async def _serving(self) -> None:
@@ -390,9 +400,14 @@ class Campaign:
             await asyncio.sleep(PROBE_PAUSE_S)
 
     async def _all_workers_serving(self) -> None:
-        """Wait until every queue has one consumer per worker, and none of a dead connection."""
+        """Wait until every queue has one consumer per worker, and none of a dead connection.
+
+        A quorum queue counts those of a node that is down, until it is back.
+        """
         for queue in (*EVENT_QUEUES, *REQUEST_QUEUES):
-            while await self._admin.consumers(queue) != WORKERS:
+            while (count := await self._admin.consumers(queue)) != WORKERS:
+                if self._options.is_cluster and count > WORKERS:
+                    break
                 await asyncio.sleep(PROBE_PAUSE_S)
 
     def _random(self, name: str) -> Random:
@@ -400,7 +415,7 @@ class Campaign:
 
     def _client(self, *, replies: bool = False) -> Client:
         client = Client(
-            self._system.broker.url,
+            self._system.amqp_url,
             replies=replies,
             on_unexpected=lambda ident: self._ledger.note("unexpected-reply", id=ident),
         )

@@ -4,13 +4,14 @@ It does not go through the proxies: only the workers' connections are broken on 
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
 import aiormq
 from aiormq import spec
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
-from aiormq.exceptions import AMQPError, DeliveryError
+from aiormq.exceptions import AMQPError, DeliveryError, PublishError
 
 CONNECT_TIMEOUT_S: Final = 5
 PUBLISH_TIMEOUT_S: Final = 10
@@ -22,6 +23,7 @@ ERRORS: Final = (AMQPError, OSError, TimeoutError, RuntimeError)
 
 class Client:
     """Publishes events with confirms. With `replies` it publishes requests without confirms, and consumes replies.
+    `url` may be several, with commas between: each connection is made to the next one.
 
     For a reply that nobody waits for, `on_unexpected` is called with the id of its request: the reply is late, or the
     second one. With `on_reply`, all replies go there, with the id of the request and the body.
@@ -35,7 +37,7 @@ class Client:
         on_unexpected: Callable[[str], object] | None = None,
         on_reply: Callable[[str, bytes], object] | None = None,
     ) -> None:
-        self._url = f"{url}?heartbeat=10"
+        self._urls = itertools.cycle(f"{each}?heartbeat=10" for each in url.split(","))
         self._replies = replies
         self._open_lock = asyncio.Lock()
         self._open: tuple[AbstractConnection, AbstractChannel] | None = None
@@ -57,9 +59,10 @@ class Client:
                 timeout=PUBLISH_TIMEOUT_S,
             )
             return self._replies or isinstance(confirmation, spec.Basic.Ack)
-        except DeliveryError:
+        except PublishError:
             return False
-        except ERRORS:
+        except (*ERRORS, DeliveryError):
+            # RabbitMQ 3.10 refuses without end what a channel publishes that has met a queue without a leader.
             await self.drop(channel)
             return False
         except asyncio.CancelledError:
@@ -74,7 +77,7 @@ class Client:
         async with self._open_lock:
             if self._open is None or self._open[0].is_closed or self._open[1].is_closed:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    connection = await aiormq.connect(self._url)
+                    connection = await aiormq.connect(next(self._urls))
                     channel = await connection.channel(publisher_confirms=not self._replies, on_return_raises=True)
                     if self._replies:
                         await channel.basic_consume("amq.rabbitmq.reply-to", self._receive, no_ack=True)

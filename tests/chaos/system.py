@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -23,6 +23,7 @@ from local.rabbitmq import LocalRabbitMQ
 from tests.chaos.exporters import SharedLock
 from tests.chaos.proxy import Proxy
 from tests.chaos.standby import PRIMARY_SETTINGS, Standby
+from tests.cluster import cluster
 
 WORKERS: Final = 2
 STOP_TIMEOUT_S: Final = 30
@@ -168,20 +169,61 @@ def _arguments_of(pid: int) -> list[str]:
 class SystemUnderTest:
     """Everything that a fault can break. A fault holds the lock of the server that it breaks."""
 
-    broker: LocalRabbitMQ
+    nodes: list[LocalRabbitMQ]
+    """Of the broker: one, or three that are a cluster."""
+
     database: LocalPostgreSQL
+    """The primary."""
+
     standby: Standby
     broker_wire: Proxy
     database_wires: list[Proxy]
     """One per worker."""
 
+    standby_wires: list[Proxy]
+    """The same to the standby, on a cluster."""
+
     workers: list[Worker]
+    retired_log: Path
+    """What servers of the database have logged that are no more."""
+
+    lost_primary: LocalPostgreSQL | None = None
+    """The server that was the primary before the standby was promoted."""
+
     publish_lock: SharedLock = field(default_factory=SharedLock)
     broker_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     database_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     unexpected_ends: int = 0
     large_run_id: str | None = None
     """A run that fits into no reply, once it is stored."""
+
+    @property
+    def broker(self) -> LocalRabbitMQ:
+        """The broker, or a node of it that runs."""
+        return next((node for node in self.nodes if node.is_running), self.nodes[0])
+
+    @property
+    def amqp_url(self) -> str:
+        """The URLs of all nodes, with commas between."""
+        return ",".join(node.url for node in self.nodes)
+
+    @property
+    def sent_bytes(self) -> list[int]:
+        """How much each worker has sent to the database so far."""
+        sent = [wire.request_bytes for wire in self.database_wires]
+        to_standby = [wire.request_bytes for wire in self.standby_wires] or [0] * len(sent)
+        return [sum(both) for both in zip(sent, to_standby, strict=True)]
+
+    def keep_log(self, server: LocalPostgreSQL) -> None:
+        """Keep what a server of the database has logged: its folder is about to go."""
+        with self.retired_log.open("ab") as file:
+            file.write(server.log.read_bytes())
+
+    async def close_servers(self) -> None:
+        """End all servers that are there now."""
+        for server in (*self.nodes, self.database, self.standby, self.lost_primary):
+            if server is not None:
+                await asyncio.to_thread(server.close)
 
     async def rabbitmqctl(self, *arguments: str) -> str:
         """Run rabbitmqctl in the broker's own environment. Returns its output, which is empty if it fails."""
@@ -220,28 +262,31 @@ class SystemUnderTest:
             await asyncio.sleep(0.2)
 
 
-def through(url: str, proxy: Proxy) -> str:
-    """The same URL, with the port of the proxy."""
+def through(url: str, *proxies: Proxy) -> str:
+    """The same URL, with the ports of these proxies."""
     parts = urlsplit(url)
     credentials, _, _ = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{proxy.port}"))
+    addresses = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies)
+    return urlunsplit(parts._replace(netloc=f"{credentials}@{addresses}"))
 
 
 @asynccontextmanager
 async def system_under_test(
-    directory: Path, plant: str | None, *, has_pgbouncer: bool
+    directory: Path, plant: str | None, *, has_pgbouncer: bool, is_cluster: bool
 ) -> AsyncIterator[SystemUnderTest]:
     """Start the servers, migrate the database, start the workers. The workers log into `directory`.
 
-    With a pgbouncer, the workers reach the database only through it, in transaction mode.
+    With a pgbouncer, the workers reach the database only through it, in transaction mode. On a cluster the broker has
+    three nodes, which workers reach without a wire that could be broken, and workers know the standby as well.
     """
     async with AsyncExitStack() as stack:
-        broker = LocalRabbitMQ()
         database = LocalPostgreSQL(NOT_DURABLE | PRIMARY_SETTINGS)
         standby = Standby(database)
-        for server in (broker, database, standby):
+        for server in (database, standby):
             stack.push_async_callback(asyncio.to_thread, server.close)
-        await asyncio.gather(asyncio.to_thread(broker.start), asyncio.to_thread(database.start))
+        nodes, _ = await asyncio.gather(
+            asyncio.to_thread(stack.enter_context, _nodes(is_cluster)), asyncio.to_thread(database.start)
+        )
         await standby.start()
         database_port = database.port
         if has_pgbouncer:
@@ -249,14 +294,18 @@ async def system_under_test(
             stack.push_async_callback(asyncio.to_thread, pgbouncer.close)
             await asyncio.to_thread(pgbouncer.start)
             database_port = pgbouncer.port
-        broker_wire, *database_wires = Proxy(broker.port), *(Proxy(database_port) for _ in range(WORKERS))
-        for wire in (broker_wire, *database_wires):
+        broker_wire = Proxy(nodes[0].port)
+        database_wires = [Proxy(database_port) for _ in range(WORKERS)]
+        standby_wires = [Proxy(standby.port) for _ in range(WORKERS * is_cluster)]
+        for wire in (broker_wire, *database_wires, *standby_wires):
             await wire.open()
             stack.callback(wire.close)
+        amqp_urls = [node.url for node in nodes] if is_cluster else [through(nodes[0].url, broker_wire)]
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("EXPORT_RUNS_")},
             "PYTHONPATH": str(ROOT),
-            "EXPORT_RUNS_AMQP_URL": through(broker.url, broker_wire),
+            "EXPORT_RUNS_AMQP_URL": ",".join(amqp_urls),
+            "EXPORT_RUNS_RPC_QUEUE_TYPE": "quorum" if is_cluster else "classic",
             "EXPORT_RUNS_DATABASE_URL": database.url,
             "EXPORT_RUNS_TRANSACTION_POOLING": str(has_pgbouncer).lower(),
             **SHORT_TIMEOUTS,
@@ -267,19 +316,42 @@ async def system_under_test(
         if plant and PLANTS[plant]:
             await connection.execute(PLANTS[plant])
         await connection.close()
+        wires_of_workers = zip(database_wires, standby_wires, strict=True) if is_cluster else zip(database_wires)
         workers = [
             Worker(
                 number,
-                {**environment, "EXPORT_RUNS_DATABASE_URL": through(database.url, wire)},
+                {**environment, "EXPORT_RUNS_DATABASE_URL": through(database.url, *wires)},
                 plant,
                 directory / f"worker-{number}.log",
             )
-            for number, wire in enumerate(database_wires)
+            for number, wires in enumerate(wires_of_workers)
         ]
+        system = SystemUnderTest(
+            nodes,
+            database,
+            standby,
+            broker_wire,
+            database_wires,
+            standby_wires,
+            workers,
+            directory / "retired-databases.log",
+        )
+        stack.push_async_callback(system.close_servers)
         for worker in workers:
             stack.push_async_callback(worker.kill)
             worker.start()
-        yield SystemUnderTest(broker, database, standby, broker_wire, database_wires, workers)
+        yield system
+
+
+@contextmanager
+def _nodes(is_cluster: bool) -> Iterator[list[LocalRabbitMQ]]:
+    """The nodes of the broker, while they are needed."""
+    if is_cluster:
+        with cluster() as nodes:
+            yield nodes
+    else:
+        with LocalRabbitMQ() as broker:
+            yield [broker]
 
 
 async def _migrate(environment: dict[str, str]) -> None:

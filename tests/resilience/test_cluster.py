@@ -15,8 +15,8 @@ from export_runs_client import ExportRuns, ExportRunsError
 from local.rabbitmq import LocalRabbitMQ
 from sql.connection import Connection
 from tests.chaos.proxy import Proxy
+from tests.cluster import cluster
 from tests.conftest import running_worker, worker_settings
-from tests.resilience.cluster import cluster
 from tests.resilience.conftest import opened, through
 from tests.resilience.observing import Log, publish_all, rabbitmqctl, until, until_serving
 from tests.wire import Wire, run_created
