@@ -251,7 +251,6 @@ class Callers:
         self.exported.append(claim_id)
 
 
-@pytest.mark.slow
 async def test_a_restart_of_one_node_after_the_other_fails_no_request(
     nodes: list[LocalRabbitMQ], url_list: str, database_url: str, pool: Pool, connection: Connection, tmp_path: Path
 ) -> None:
