@@ -29,12 +29,12 @@ ClaimKey: TypeAlias = tuple[str, str]
 # A check may bring thousands of these, so they are no models and not frozen: both cost time.
 @dataclass(slots=True)
 class Lease:
-    """A run's lease on a claim. `expired` is by the database's clock, at the time of the query."""
+    """A run's lease on a claim. `has_expired` is by the database's clock, at the time of the query."""
 
     run_id: UUID
     expires_at: datetime
     fencing_token: int
-    expired: bool
+    has_expired: bool
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ async def claim_standing(
             exported_by = ExportedBy(row["run_id"], RunStatus(row["status"]), row["finished_at"])
             exports.setdefault(key, []).append(exported_by)
         else:
-            leases[key] = Lease(row["run_id"], row["expires_at"], row["fencing_token"], row["expired"])
+            leases[key] = Lease(row["run_id"], row["expires_at"], row["fencing_token"], row["has_expired"])
     for runs in exports.values():
         if len(runs) > 1:
             runs.sort(key=lambda run: (run.finished_at, run.run_id))

@@ -68,11 +68,11 @@ async def reserve_claims(connection: Connection, request: ReserveClaims, until_s
     """Grant claims to a run that is about to export them, and refuse those that another run has or had.
 
     Of any number of reservations of a claim at one time exactly one is granted. A claim that the request names in two
-    spellings is decided once, and the result has both. Repeating a reservation renews its
-    lease and keeps its token. Raises RequestRefused: CONFLICT for a run that has finished, is deleted or was purged,
-    RESULT_TOO_LARGE for claims that very many runs have exported, UNAVAILABLE for some time after the database was
-    restored. Raises TooLate, and grants nothing, after `until_s`
-    by the event loop's clock.
+    spellings is decided once, and the result has both. Repeating a reservation renews its lease and keeps its token.
+
+    Raises RequestRefused: CONFLICT for a run that has finished, is deleted or was purged, RESULT_TOO_LARGE for claims
+    that very many runs have exported, UNAVAILABLE for some time after the database was restored. Raises TooLate, and
+    grants nothing, after `until_s` by the event loop's clock.
     """
     claim_ids = list(dict.fromkeys(request.claim_ids))
     async with transaction(connection, until_s):
@@ -165,7 +165,7 @@ def decide(request: ReserveClaims, claim_id: str, standing: ClaimStanding) -> De
     reversed_run_ids = standing.reversed_run_ids.get(key, ())
     if lease is None:
         return Grant(claim_id, exports, lease, reversed_run_ids)
-    if not lease.expired:
+    if not lease.has_expired:
         return ClaimConflict(claim_id, ConflictReason.RESERVED, lease.run_id, lease.expires_at)
     if not request.take_expired:
         return ClaimConflict(claim_id, ConflictReason.EXPIRED, lease.run_id, lease.expires_at)

@@ -38,8 +38,10 @@ VOUCHER_URL_CHARS_MAX: Final = 2_048
 
 RUN_CLAIMS_PAGE_MAX: Final = 10_000
 RUN_CLAIMS_PAGE_DEFAULT: Final = 1_000
-RUN_REVERSALS_MAX: Final = 100
 """Claims on a page of `list-run-claims`. `get-export-run-by-id` shows no more than the largest page."""
+
+RUN_REVERSALS_MAX: Final = 100
+"""`reversals` of `get-export-run-by-id`, the newest."""
 
 CHECK_CLAIMS_MAX: Final = 10_000
 """Claims in one `check-claims`."""

@@ -1,14 +1,14 @@
 -- What stands in the way of exporting these claims: the runs that have exported them, and their leases, whether they
--- have expired or not; and the runs whose exports were taken back, which do not (is_reversed). A row with expires_at is
--- a lease, a row without it an export. Each organisation comes with its
--- claims in one text, separated by U+001F. One scan of an index goes through all claims of an organisation, which is a
--- fifth faster than one scan per claim. More rows than the limit fit into no reply. One row without a claim has the time at
--- which the statement began, as expires_at: what was committed before it is in the answer.
+-- have expired or not. And what does not: the runs whose exports were taken back (is_reversed).
+-- A row with expires_at is a lease, a row without it an export. One row without a claim has the time at which the
+-- statement began, as expires_at: what was committed before it is in the answer.
+-- Each organisation comes with its claims in one text, separated by U+001F. One scan of an index goes through all claims
+-- of an organisation, which is a fifth faster than one scan per claim. More rows than the limit fit into no reply.
 -- $3 limit
 SELECT
     NULL AS org_id, NULL AS claim_id, NULL::uuid AS run_id, NULL::run_status AS status,
     NULL::timestamptz AS finished_at, statement_timestamp() AS expires_at, NULL::bigint AS fencing_token,
-    false AS expired, false AS is_reversed
+    false AS has_expired, false AS is_reversed
 UNION ALL
 SELECT
     request.org_id, claim.claim_id, claim.run_id, run.status, run.finished_at,

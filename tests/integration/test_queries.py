@@ -98,7 +98,7 @@ QUERIES = {
     "find_exports_and_leases": (
         "text[], text[], int8",
         "org_id text, claim_id text, run_id uuid, status run_status, finished_at timestamptz, "
-        "expires_at timestamptz, fencing_token int8, expired bool, is_reversed bool",
+        "expires_at timestamptz, fencing_token int8, has_expired bool, is_reversed bool",
     ),
     "free_leases": ("uuid[], text[], text[]", "count int8"),
     "get_double_export_for_update": ("text, text", f"{DOUBLE_EXPORT}, now timestamptz"),

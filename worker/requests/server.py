@@ -40,12 +40,11 @@ from worker.routes import AnswerContext, RequestRoute
 from worker.settings import WorkerSettings
 from worker.tracing import AnswerSpan, trace_context
 
-ORGANISATION_NOT_ALLOWED: Final = "this user may not ask for this organisation"
-
-DATABASE_AWAY: Final = encode_error_reply(ErrorCode.UNAVAILABLE, "the database cannot be reached; try again")
-
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+_NOT_ALLOWED: Final = "this user may not ask for this organisation"
+
+_DATABASE_AWAY: Final = encode_error_reply(ErrorCode.UNAVAILABLE, "the database cannot be reached; try again")
 
 _TOO_LATE: Final = encode_error_reply(ErrorCode.UNAVAILABLE, "the answer did not come in time")
 
@@ -100,9 +99,9 @@ class RequestServer:
         self._queue = RequestQueue(limits.query_claims_max, large_max=max(1, route.queries_max // 2))
         self._room = BodyRoom(limits.request_bodies_bytes_max, BODY_BYTES_MAX, takes_oversized=False)
         self._timers: dict[PendingRequest, asyncio.TimerHandle] = {}
+        """One for each request without an answer."""
         self._seconds = metrics.REQUEST_SECONDS.labels(route.operation.name)
         metrics.REQUESTS_IN_FLIGHT.labels(route.operation.name).set_function(lambda: len(self._timers))
-        """One for each request without an answer."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_ended = False
         self._log = log.bind(operation=route.operation.name)
@@ -125,7 +124,7 @@ class RequestServer:
                 await self._stopping.wait()
                 await stop_consuming(self._consuming, consumer_tag)
                 if self._database.is_given_up:
-                    await self._reply_to_pending([*self._timers], [DATABASE_AWAY] * len(self._timers))
+                    await self._reply_to_pending([*self._timers], [_DATABASE_AWAY] * len(self._timers))
                 self._queue.close()
             while self._tasks:
                 await asyncio.gather(*self._tasks)
@@ -224,7 +223,7 @@ class RequestServer:
         refusal = self._organisations.refusal(user_id, getattr(request, "org_id", None), self._own_user)
         if refusal is None:
             return None
-        return encode_error_reply(ErrorCode.ORGANISATION_NOT_ALLOWED, ORGANISATION_NOT_ALLOWED, refusal)
+        return encode_error_reply(ErrorCode.ORGANISATION_NOT_ALLOWED, _NOT_ALLOWED, refusal)
 
     def _expire(self, request: PendingRequest) -> None:
         """The caller is about to give up: it gets UNAVAILABLE while it still waits."""
@@ -277,7 +276,7 @@ class RequestServer:
     async def _error_bodies(self, requests: Sequence[PendingRequest], error: Exception) -> list[bytes]:
         match meaning_of(error):
             case Failure.UNAVAILABLE:
-                return [DATABASE_AWAY] * len(requests)
+                return [_DATABASE_AWAY] * len(requests)
             case _ if len(requests) > 1:  # one of them is to blame, and only its caller must hear of it
                 return [body for request in requests for body in await self._query([request])]
             case Failure.INTERRUPTED:
