@@ -1,9 +1,9 @@
-"""What every command shares: exit codes, settings, how it fails."""
+"""What every command shares: exit codes, the option `--json`, settings, how it fails."""
 
 import getpass
 import os
 from enum import IntEnum
-from typing import Final, NoReturn, TypeVar
+from typing import Annotated, Final, NoReturn, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -14,6 +14,8 @@ from cli.terminal import Terminal, err
 
 DISTRIBUTION: Final = "export-run-repository"
 """The name under which the service is installed."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 class Exit(IntEnum):

@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 import sql
-from cli.console import Exit, fail, operator_name, read_settings
+from cli.console import AsJson, Exit, fail, operator_name, read_settings
 from cli.errors import errors_explained
 from cli.terminal import err, out, print_json
 from handlers.purge import Purge, plan_purge, purge_run, unpurge_run
@@ -20,8 +20,6 @@ from worker.database.pool import connect
 from worker.settings import DatabaseSettings
 
 database_commands = typer.Typer()
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @database_commands.command()

@@ -1,17 +1,13 @@
 """The command `export-runs health`."""
 
-from typing import Annotated
-
 import typer
 
-from cli.console import Exit, fail, read_settings
+from cli.console import AsJson, Exit, fail, read_settings
 from cli.health_check import ask_health
 from cli.terminal import out, print_json
 from worker.settings import HTTP_PORT, HttpSettings
 
 health_commands = typer.Typer()
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @health_commands.command()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import Exit
+from cli.console import AsJson, Exit
 from cli.database import long_session
 from cli.errors import errors_explained
 from cli.terminal import err, out, print_json
@@ -20,8 +20,6 @@ from handlers.verification import verify as verify_tables
 from sql.replayed_tables import OUTSIDE
 
 log_commands = typer.Typer()
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 OUTSIDE_TEXT = "Leases, and alerts that wait, do not follow from the log: they are not compared"
 

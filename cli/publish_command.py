@@ -7,15 +7,13 @@ from typing import Annotated
 import typer
 
 from cli.broker import broker_errors_explained
-from cli.console import Exit, read_settings
+from cli.console import AsJson, Exit, read_settings
 from cli.event_file import LineCounts, publish_lines
 from cli.request_client import open_client, publish_event
 from cli.terminal import err, out, print_json
 from worker.settings import BrokerSettings
 
 publish_commands = typer.Typer()
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @publish_commands.command()

@@ -44,7 +44,6 @@ WAITING_CHARS_MAX: Final = 4 * 2**20
 """Of the payloads. When a replay has so much to merge, it merges it."""
 
 INT64_MIN: Final = -(2**63)
-INT64_MAX: Final = 2**63 - 1
 
 
 @dataclass(slots=True)

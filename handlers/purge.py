@@ -101,4 +101,4 @@ async def check_holds_nothing(connection: Connection, run_id: UUID, org_id: str)
 
 
 async def _freed_claims(connection: Connection, run_id: UUID) -> list[str]:
-    return [claim["claim_id"] for claim in await connection.fetch(sql.query("freed_by_purge"), run_id)]
+    return [claim["claim_id"] for claim in await connection.fetch(sql.query("list_claims_freed_by_purge"), run_id)]

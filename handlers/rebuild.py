@@ -15,10 +15,11 @@ import asyncpg
 from asyncpg import Record
 
 import sql
+from schema.limits import INT64_MAX
 from sql.connection import Connection, transaction
 from sql.replayed_tables import RebuiltTables, StoredTables, find_stored_tables, rebuilt_tables
 
-from .log_replay import INT64_MAX, INT64_MIN, LogPage, Replay, read_log_page
+from .log_replay import INT64_MIN, LogPage, Replay, read_log_page
 
 CAUGHT_UP_S: Final = 1.0
 """When a round takes no longer, the rest that it leaves is replayed while everybody waits."""

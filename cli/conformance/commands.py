@@ -9,7 +9,7 @@ from cli.conformance.playing import Played, play_all
 from cli.conformance.rules import Finding
 from cli.conformance.scenarios import SCENARIOS, Role, Scenario
 from cli.conformance.stage import StageRefused
-from cli.console import Exit, fail, read_settings
+from cli.console import AsJson, Exit, fail, read_settings
 from cli.errors import errors_explained
 from cli.terminal import out, print_json
 from worker.settings import BrokerSettings
@@ -26,7 +26,7 @@ def conformance(
     only: Annotated[list[str] | None, typer.Option(help="Play this scenario; may be given more than once.")] = None,
     list_scenarios: Annotated[bool, typer.Option("--list", help="Print the scenarios, and start nothing.")] = False,
     timeout_s: Annotated[float, typer.Option(min=1, help="How long one start of the program may take.")] = TIMEOUT_S,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Play the service to an exporter or a guard, and say which rules of the contract it breaks.
 

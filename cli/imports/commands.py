@@ -14,7 +14,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 import sql
-from cli.console import Exit, UnreadableFile, fail, read_settings
+from cli.console import AsJson, Exit, UnreadableFile, fail, read_settings
 from cli.errors import errors_explained
 from cli.imports.mapping import read_mapping
 from cli.imports.plan import ImportPlan, Plan
@@ -66,7 +66,7 @@ def import_file(
         bool, typer.Option("--alerts", help="Publish alerts of double exports among these records.")
     ] = False,
     rate: Annotated[int | None, typer.Option(min=1, max=RATE_MAX, help="At most so many events a second.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Import old records from a spreadsheet or a list. Safe to repeat: what is there already is not changed.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import Exit, UnreadableFile
+from cli.console import AsJson, Exit, UnreadableFile
 from cli.database import long_session
 from cli.errors import errors_explained
 from cli.imports.commands import PRINTED_MAX
@@ -36,7 +36,7 @@ def compare(
         date | None, typer.Option("--to", parser=day_option, metavar="DAY", help="The last day of the file's runs.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="A CSV file for all differences.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a list that people keep with what the service has: which claims only one of them says were exported.
 

@@ -243,7 +243,7 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "alerts to postpone": ("postpone_alerts", [["largest"] * 2, [run_id(1), run_id(2)], [1.0, 2.0]], {ALERTS}),
     "backlog": ("count_backlog", [86_400, 100], {ALERTS, OPEN, PENDING}),
     "stale runs": ("list_stale_runs", [86_400, TIME_MIN, UUID(int=0), None, 21], {PENDING}),
-    "freed by a purge": ("freed_by_purge", [run_id(5)], {CLAIMS_OF_RUN, CLAIMS, LEASES}),
+    "freed by a purge": ("list_claims_freed_by_purge", [run_id(5)], {CLAIMS_OF_RUN, CLAIMS, LEASES}),
     "claims of a run": ("list_claims_of_run", [run_id(5)], {CLAIMS_OF_RUN}),
     "what a run holds": ("get_live_lease_end", [run_id(5), "largest"], {LEASES_OF_RUN}),
     "writes of a run": ("list_logged_writes", [run_id(5), "largest", "run-created"], {LOG_OF_RUN}),

@@ -44,7 +44,7 @@ QUERIES = {
     "purge_claim_details": ("uuid", ""),
     "insert_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "find_runs_by_claim": ("text, text, int8", f"{RUN}, claim_outcome claim_outcome"),
-    "freed_by_purge": ("uuid", "claim_id text"),
+    "list_claims_freed_by_purge": ("uuid", "claim_id text"),
     "explain_claim": (
         "text, text, int8",
         "kind text, run_id uuid, event_id uuid, time timestamptz, outcome text, reason text, has_conflict bool, "
