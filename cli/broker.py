@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
 
-from cli.console import Exit, UnreadableFile, fail
+from cli.console import Exit, fail
 from cli.terminal import Terminal, err
 from worker.broker.link import CONNECTION_ERRORS, Link, SessionLost, open_link
 from worker.broker.misconfiguration import misconfiguration
@@ -66,9 +66,10 @@ def explanation(error: BaseException) -> Unreachable | Misconfiguration:
 
 @contextmanager
 def broker_errors_explained(to: Terminal = err) -> Iterator[None]:
-    """End a command that uses no database with one line and an exit code for each error that a person can mend.
+    """End the command with one line and an exit code where RabbitMQ, or a worker behind it, is away or refuses the URL.
 
-    The line goes to standard error, or `to` another output.
+    For a command that uses nothing else; cli/errors.py explains more, and takes longer to import. The line goes to
+    standard error, or `to` another output.
     """
     try:
         yield
@@ -76,5 +77,3 @@ def broker_errors_explained(to: Terminal = err) -> Iterator[None]:
         fail(Exit.UNREACHABLE, str(unreachable), to=to)
     except Misconfiguration as misconfigured:
         fail(Exit.USAGE, str(misconfigured), to=to)
-    except UnreadableFile as unreadable:
-        fail(Exit.REFUSED, str(unreadable), to=to)

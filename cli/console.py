@@ -35,8 +35,8 @@ class Exit(IntEnum):
     """`claims check`: at least one of the claims is exported or reserved."""
 
 
-class UnreadableFile(Exception):
-    """A file that a command cannot read or write, or that is of another kind than it says."""
+class FileRefused(Exception):
+    """A file that a command cannot read or write, or that does not hold what it must. The text says why."""
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

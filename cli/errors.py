@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import asyncpg
 
 from cli.broker import broker_errors_explained
-from cli.console import Exit, fail
+from cli.console import Exit, FileRefused, fail
 from cli.terminal import Terminal, err
 from handlers.errors import RequestRefused
 from handlers.rebuild import RebuildRefused
@@ -30,7 +30,7 @@ def errors_explained(to: Terminal = err) -> Iterator[None]:
     except RequestRefused as refused:
         details = [f"  {each.field}: {each.message}" for each in refused.details]
         fail(Exit.REFUSED, f"{refused.code}: {refused.message}", *details, to=to)
-    except (DatabaseRefused, RebuildRefused, ReportRefused, TopologyMismatch) as refused:
+    except (DatabaseRefused, FileRefused, RebuildRefused, ReportRefused, TopologyMismatch) as refused:
         fail(Exit.REFUSED, str(refused), to=to)
     except MigrationHeldUp as held_up:
         fail(Exit.UNREACHABLE, str(held_up), to=to)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from cli.console import UnreadableFile
+from cli.console import FileRefused
 from export_runs_client.schema.decoding import InvalidBody, decode
 from export_runs_client.schema.errors import FieldError
 from export_runs_client.schema.events import EVENTS
@@ -51,7 +51,7 @@ async def publish_lines(
     """Publish the event of each line as soon as it can be read; if `publish` is None, only validate it.
 
     An invalid line is passed to `report_invalid`, and skipped. `counts` is up to date at every moment. Raises
-    UnreadableFile, and what `publish` raises. By then other lines may have been published; to publish them
+    FileRefused, and what `publish` raises. By then other lines may have been published; to publish them
     again does no harm.
     """
     free_slots = asyncio.Semaphore(UNCONFIRMED_MAX)
@@ -94,7 +94,7 @@ def check_line(line: bytes) -> tuple[str, str]:
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The lines of a file, without a byte order mark. Raises UnreadableFile.
+    """The lines of a file, without a byte order mark. Raises FileRefused.
 
     Of a line that is too long only so much is kept that its length shows.
     """
@@ -115,12 +115,12 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 def _first_line(line: bytes) -> bytes:
     for start, message in _UNREADABLE.items():
         if line.startswith(start):
-            raise UnreadableFile(message)
+            raise FileRefused(message)
     return line.removeprefix(UTF8_BYTE_ORDER_MARK)
 
 
 async def _chunks(descriptor: int) -> AsyncIterator[bytes]:
-    """What a file or pipe has, as soon as it has it. Raises UnreadableFile.
+    """What a file or pipe has, as soon as it has it. Raises FileRefused.
 
     A thread waits for it: the event loop goes on, and answers the broker's heartbeats. The thread is a daemon: a
     pipe that stays silent does not keep the command from ending.
@@ -132,7 +132,7 @@ async def _chunks(descriptor: int) -> AsyncIterator[bytes]:
         try:
             content = await chunk
         except OSError as error:
-            raise UnreadableFile(f"the file cannot be read: {error.strerror}") from error
+            raise FileRefused(f"the file cannot be read: {error.strerror}") from error
         if not content:
             return
         yield content

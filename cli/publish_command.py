@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.broker import broker_errors_explained
-from cli.console import AsJson, Exit, read_settings
+from cli.console import AsJson, Exit, FileRefused, fail, read_settings
 from cli.event_file import LineCounts, publish_lines
 from cli.request_client import open_client, publish_event
 from cli.terminal import err, out, print_json
@@ -37,13 +37,15 @@ def publish(
         async with open_client(settings) as link:
             await publish_lines(file, partial(publish_event, link), counts, err.print_line)
 
-    with broker_errors_explained():
-        try:
+    try:
+        with broker_errors_explained():
             asyncio.run(run())
-        finally:
-            if as_json:
-                print_json({"dryRun": dry_run, "valid": counts.valid, "invalid": counts.invalid})
-            else:
-                out.print_line(f"{counts.valid:,} {'valid' if dry_run else 'published'}, {counts.invalid:,} invalid")
+    except FileRefused as refused:
+        fail(Exit.REFUSED, str(refused))
+    finally:
+        if as_json:
+            print_json({"dryRun": dry_run, "valid": counts.valid, "invalid": counts.invalid})
+        else:
+            out.print_line(f"{counts.valid:,} {'valid' if dry_run else 'published'}, {counts.invalid:,} invalid")
     if counts.invalid:
         raise typer.Exit(Exit.REFUSED)

@@ -14,7 +14,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 import sql
-from cli.console import AsJson, Exit, UnreadableFile, fail, read_settings
+from cli.console import AsJson, Exit, FileRefused, fail, read_settings
 from cli.errors import errors_explained
 from cli.imports.mapping import read_mapping
 from cli.imports.plan import ImportPlan, Plan
@@ -109,7 +109,7 @@ def _write_rejects(importing: ImportPlan, write_file: Callable[..., None], path:
     try:
         write_file(path, importing.rejects())
     except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be written: {error.strerror}") from error
+        raise FileRefused(f"{path}: cannot be written: {error.strerror}") from error
 
 
 async def _run(importing: ImportPlan, *, apply: bool, rate: int | None) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import AsJson, Exit, UnreadableFile
+from cli.console import AsJson, Exit, FileRefused
 from cli.database import long_session
 from cli.errors import errors_explained
 from cli.imports.commands import PRINTED_MAX
@@ -66,11 +66,9 @@ async def _run(comparing: FileComparison, file: Path, first: date | None, last: 
         comparing.read_rows(show_progress, first, last)
     comparison = comparing.comparison
     if comparison.first_day is None or comparison.last_day is None:
-        raise UnreadableFile(f"{file}: has no row that can be read; {_reasons(comparison) or 'it has no rows'}")
+        raise FileRefused(f"{file}: has no row that can be read; {_reasons(comparison) or 'it has no rows'}")
     if comparison.last_day < comparison.first_day:
-        raise UnreadableFile(
-            f"{file}: the last day, {comparison.last_day}, is before the first, {comparison.first_day}"
-        )
+        raise FileRefused(f"{file}: the last day, {comparison.last_day}, is before the first, {comparison.first_day}")
     async with long_session(idle_in_transaction_session_timeout="0") as connection, snapshot(connection):
         with err.progress_bar("comparing") as show_progress:
             await comparing.compare(connection, show_progress)
@@ -94,7 +92,7 @@ def _write(path: Path, differences: Iterable[Difference]) -> None:
                 for each in differences
             )
     except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be written: {error.strerror}") from error
+        raise FileRefused(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:

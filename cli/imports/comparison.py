@@ -92,7 +92,7 @@ class FileComparison:
         self._differences.close()
 
     def read_rows(self, report: ReportProgress, first: date | None, last: date | None) -> None:
-        """Read the file; the period is that of its runs where no other is given. Raises UnreadableFile."""
+        """Read the file; the period is that of its runs where no other is given. Raises FileRefused."""
         reader = RowReader(self._mapping)
         for row in self._file.rows():
             self.comparison.rows += 1

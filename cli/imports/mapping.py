@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cli.console import UnreadableFile
+from cli.console import FileRefused
 from schema.events import RunStatus, RunTrigger
 from schema.limits import TEXT_CHARS_MAX
 
@@ -148,17 +148,17 @@ class Mapping(BaseModel):
 
 
 def read_mapping(path: Path) -> Mapping:
-    """Read a mapping. Raises UnreadableFile, and says which part of it is wrong."""
+    """Read a mapping. Raises FileRefused, and says which part of it is wrong."""
     try:
         if path.stat().st_size > MAPPING_BYTES_MAX:
-            raise UnreadableFile(f"{path}: is larger than {MAPPING_BYTES_MAX:,} bytes")
+            raise FileRefused(f"{path}: is larger than {MAPPING_BYTES_MAX:,} bytes")
         return Mapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
-        raise UnreadableFile(f"{path}: {error.strerror}") from error
+        raise FileRefused(f"{path}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         message = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-        raise UnreadableFile(f"{path}: {where}{': ' if where else ''}{message}") from error
+        raise FileRefused(f"{path}: {where}{': ' if where else ''}{message}") from error
     except ValueError as error:  # TOML or UTF-8
-        raise UnreadableFile(f"{path}: is no TOML in UTF-8: {error}") from error
+        raise FileRefused(f"{path}: is no TOML in UTF-8: {error}") from error

@@ -104,7 +104,7 @@ class ImportPlan:
         self._events.close()
 
     def read_rows(self, report: ReportProgress) -> None:
-        """Read the file. Raises UnreadableFile."""
+        """Read the file. Raises FileRefused."""
         reader = RowReader(self._mapping)
         digits: Counter[int] = Counter()
         zeros: Counter[int] = Counter()

@@ -3,23 +3,23 @@
 import codecs
 from pathlib import Path
 
-from cli.console import UnreadableFile
+from cli.console import FileRefused
 from cli.imports.mapping import Mapping
 from cli.imports.record_files import CHUNK_BYTES, SAMPLE_BYTES, CsvFile, JsonLinesFile, RecordFile
 
 
 def open_record_file(path: Path, mapping: Mapping) -> RecordFile:
-    """Recognise a file by its name and its first bytes. Raises UnreadableFile."""
+    """Recognise a file by its name and its first bytes. Raises FileRefused."""
     try:
         with path.open("rb") as file:
             start = file.read(SAMPLE_BYTES)
         size = path.stat().st_size
     except OSError as error:
-        raise UnreadableFile(f"{path}: {error.strerror}") from error
+        raise FileRefused(f"{path}: {error.strerror}") from error
     if start.startswith(b"\x1f\x8b"):
-        raise UnreadableFile(f"{path}: is compressed with gzip; unpack it first")
+        raise FileRefused(f"{path}: is compressed with gzip; unpack it first")
     if start.startswith(b"\xd0\xcf\x11\xe0"):
-        raise UnreadableFile(f"{path}: is a workbook of the old form .xls; save it as .xlsx")
+        raise FileRefused(f"{path}: is a workbook of the old form .xls; save it as .xlsx")
     if start.startswith(b"PK\x03\x04"):
         from cli.imports.workbooks import WorkbookFile  # openpyxl is slow to import, and few commands need it
 
@@ -44,7 +44,7 @@ def _encoding_of(path: Path, start: bytes) -> str:
     for encoding in ("utf-8", "windows-1252"):
         if _is_encoded(path, encoding):
             return encoding
-    raise UnreadableFile(f"{path}: is neither UTF-8 nor Windows-1252; name its `encoding` in the mapping")
+    raise FileRefused(f"{path}: is neither UTF-8 nor Windows-1252; name its `encoding` in the mapping")
 
 
 def _is_encoded(path: Path, encoding: str) -> bool:

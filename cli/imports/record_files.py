@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
-from cli.console import UnreadableFile
+from cli.console import FileRefused
 from cli.imports.mapping import Mapping, heading_text
 
 REASON_HEADING: Final = "import_reason"
@@ -57,7 +57,7 @@ class RecordFile(Protocol):
     """How large the file is, and how far it was read."""
 
     def rows(self) -> Iterator[Row]:
-        """The rows below the headings that are not blank. Raises UnreadableFile."""
+        """The rows below the headings that are not blank. Raises FileRefused."""
 
     def write_rejects(self, path: Path, rejects: Iterable[tuple[Raw, str]]) -> None:
         """Write rows to a file of the same format, each with its reason."""
@@ -117,13 +117,13 @@ class CsvFile(_TextFile):
             try:
                 sample = file.read(SAMPLE_BYTES)
             except UnicodeError as error:
-                raise UnreadableFile(f"{path}: is not in {encoding}: {error}") from error
+                raise FileRefused(f"{path}: is not in {encoding}: {error}") from error
         self.delimiter = mapping.delimiter or _delimiter_of(sample)
         self.description += f", delimiter {'tab' if self.delimiter == chr(9) else self.delimiter}"
         self.headings: list[str] = []
 
     def rows(self) -> Iterator[Row]:
-        """The rows below the headings that are not blank. Raises UnreadableFile."""
+        """The rows below the headings that are not blank. Raises FileRefused."""
         csv.field_size_limit(CELL_CHARS_MAX)
         with self._open() as file:
             records = enumerate(_csv_reader(file, self.delimiter), start=1)
@@ -131,9 +131,9 @@ class CsvFile(_TextFile):
                 self.headings, below = find_headings(iter(records), self._mapping, self.path)
                 yield from table_rows(below, self.headings, self._mapping)
             except csv.Error as error:
-                raise UnreadableFile(f"{self.path}: cannot be read as CSV: {error}") from error
+                raise FileRefused(f"{self.path}: cannot be read as CSV: {error}") from error
             except UnicodeError as error:
-                raise UnreadableFile(f"{self.path}: is not in {self.encoding}: {error}") from error
+                raise FileRefused(f"{self.path}: is not in {self.encoding}: {error}") from error
 
     def write_rejects(self, path: Path, rejects: Iterable[tuple[Raw, str]]) -> None:
         """Write rows to a CSV file of the same encoding and delimiter, each with its reason."""
@@ -151,14 +151,14 @@ class JsonLinesFile(_TextFile):
         self._headings = headings
 
     def rows(self) -> Iterator[Row]:
-        """The objects of the lines that are not blank. Raises UnreadableFile."""
+        """The objects of the lines that are not blank. Raises FileRefused."""
         with self._open() as file:
             try:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         yield self._row(number, line.strip())
             except UnicodeError as error:
-                raise UnreadableFile(f"{self.path}: is not in {self.encoding}: {error}") from error
+                raise FileRefused(f"{self.path}: is not in {self.encoding}: {error}") from error
 
     def _row(self, number: int, line: str) -> Row:
         try:
@@ -216,7 +216,7 @@ NumberedRecords: TypeAlias = Iterator[tuple[int, Sequence[Cell]]]
 def find_headings(records: NumberedRecords, mapping: Mapping, path: Path) -> tuple[list[str], NumberedRecords]:
     """The headings, and the records below them: the first rows that have all that the mapping names.
 
-    A mapping that names none has the row with the most texts. Raises UnreadableFile.
+    A mapping that names none has the row with the most texts. Raises FileRefused.
     """
     wanted = set(mapping.headings)
     first = list(islice(records, HEADER_SEARCH_ROWS_MAX))
@@ -233,7 +233,7 @@ def find_headings(records: NumberedRecords, mapping: Mapping, path: Path) -> tup
             return headings, chain(first[end:], records)
         best = max(best, (found, headings), key=lambda each: each[0])
     missing = ", ".join(sorted(wanted - set(best[1])))
-    raise UnreadableFile(f"{path}: has no column {missing}; its columns are: {', '.join(best[1]) or 'unknown'}")
+    raise FileRefused(f"{path}: has no column {missing}; its columns are: {', '.join(best[1]) or 'unknown'}")
 
 
 def _place_of_most_texts(first: Sequence[tuple[int, Sequence[Cell]]]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from cli.console import UnreadableFile
+from cli.console import FileRefused
 from cli.imports.mapping import FieldName, Mapping
 from cli.imports.recognition import open_record_file
 from cli.imports.record_files import Cell, plain_text
@@ -49,11 +49,11 @@ _DATE_FORMATS: Final = (
 
 
 def suggested_mapping(path: Path) -> str:
-    """A mapping in TOML. What cannot be known from the file is a constant to fill in. Raises UnreadableFile."""
+    """A mapping in TOML. What cannot be known from the file is a constant to fill in. Raises FileRefused."""
     mapping = Mapping.model_construct(run_key=[], columns={}, fill_down=[], constants={}, words={}, date_formats=[])
     rows = list(islice(open_record_file(path, mapping).rows(), SAMPLE_ROWS))
     if not rows:
-        raise UnreadableFile(f"{path}: has no rows")
+        raise FileRefused(f"{path}: has no rows")
     headings = list(dict.fromkeys(heading for row in rows for heading in row.cells))
     samples = {heading: [row.cells.get(heading) for row in rows] for heading in headings}
     return "\n".join(_lines(path, headings, samples)) + "\n"

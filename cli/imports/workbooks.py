@@ -12,7 +12,7 @@ from openpyxl import Workbook, load_workbook
 from openpyxl.cell import WriteOnlyCell
 from openpyxl.utils.exceptions import InvalidFileException
 
-from cli.console import UnreadableFile
+from cli.console import FileRefused
 from cli.imports.mapping import Mapping
 from cli.imports.record_files import REASON_HEADING, Cell, Raw, Row, find_headings, table_rows, without_reason
 
@@ -35,15 +35,15 @@ class WorkbookFile:
         try:
             self._workbook = load_workbook(path, read_only=True, data_only=True)
         except _ERRORS as error:
-            raise UnreadableFile(f"{path}: is no workbook that can be read: {error}") from error
+            raise FileRefused(f"{path}: is no workbook that can be read: {error}") from error
         names = self._workbook.sheetnames
         if mapping.sheet is not None and mapping.sheet not in names:
-            raise UnreadableFile(f"{path}: has no sheet {mapping.sheet}; its sheets are: {', '.join(names)}")
+            raise FileRefused(f"{path}: has no sheet {mapping.sheet}; its sheets are: {', '.join(names)}")
         self._sheet = self._workbook[mapping.sheet or names[0]]
         self.description = f"XLSX, sheet {self._sheet.title}"
 
     def rows(self) -> Iterator[Row]:
-        """The rows below the headings that are not blank. Raises UnreadableFile."""
+        """The rows below the headings that are not blank. Raises FileRefused."""
         self._sheet.reset_dimensions()  # what the file says of its size may be wrong
         records = (
             (number, [_cell(cell) for cell in record]) for number, record in enumerate(self._sheet.rows, start=1)
@@ -53,7 +53,7 @@ class WorkbookFile:
             for row in table_rows(below, self.headings, self._mapping):
                 yield Row(row.number, row.cells, [_raw(cell) for cell in row.cells.values()], row.problem)
         except _ERRORS as error:
-            raise UnreadableFile(f"{self._path}: cannot be read as a workbook: {error}") from error
+            raise FileRefused(f"{self._path}: cannot be read as a workbook: {error}") from error
         self.bytes_read = self.bytes_total
 
     def write_rejects(self, path: Path, rejects: Iterable[tuple[Raw, str]]) -> None:

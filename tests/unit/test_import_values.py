@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.console import UnreadableFile
+from cli.console import FileRefused
 from cli.imports import sorting
 from cli.imports.mapping import Mapping, read_mapping
 from cli.imports.plan import ImportPlan
@@ -157,7 +157,7 @@ def test_a_mapping_that_is_wrong_names_the_place(tmp_path: Path, change: dict[st
 
     path = tmp_path / "mapping.toml"
     path.write_text("\n".join(f"{name} = {toml(value)}" for name, value in {**MAPPING, **change}.items()))
-    with pytest.raises(UnreadableFile, match=r"mapping\.toml: ") as refused:
+    with pytest.raises(FileRefused, match=r"mapping\.toml: ") as refused:
         read_mapping(path)
     assert words in str(refused.value)
 
@@ -201,7 +201,7 @@ def test_a_file_is_recognised(tmp_path: Path, content: bytes, description: str) 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "file.csv"
     path.write_bytes(content)
-    with pytest.raises(UnreadableFile, match=r"file\.csv: ") as refused:
+    with pytest.raises(FileRefused, match=r"file\.csv: ") as refused:
         list(open_record_file(path, mapping()).rows())
     assert words in str(refused.value)
 
