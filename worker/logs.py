@@ -20,7 +20,6 @@ from types import CoroutineType
 from typing import Any, Final
 
 import structlog
-from asyncpg import PostgresError
 
 KINDS_MAX: Final = 100
 """Kinds of trouble that are remembered. RabbitMQ has not so many."""
@@ -83,8 +82,8 @@ def describe(error: BaseException) -> dict[str, str]:
     The text of a database error may quote the values it was about.
     """
     fields = {"error": type(error).__name__}
-    if isinstance(error, PostgresError) and error.sqlstate:
-        fields["sqlstate"] = error.sqlstate
+    if sqlstate := getattr(error, "sqlstate", None):  # of PostgreSQL's errors only; asyncpg is slow to import
+        fields["sqlstate"] = sqlstate
     frames = traceback.extract_tb(error.__traceback__)
     if frames:
         fields["at"] = " < ".join(f"{_place(frame.filename)}:{frame.lineno}" for frame in reversed(frames[-5:]))
