@@ -18,7 +18,7 @@ import structlog
 from worker import metrics
 from worker.broker.blocked_connections import log_blocks
 from worker.broker.declaration import TopologyMismatch, declare
-from worker.broker.link import Link, LinkOpener, SessionLost, add_channel, broker_product, flush, open_link
+from worker.broker.link import Link, LinkOpener, SessionLost, broker_product, flush, open_link, open_link_beside
 from worker.broker.misconfiguration import misconfiguration
 from worker.broker.topology import TOPOLOGY, Topology
 from worker.database.pool import Database, Pool, watched_database
@@ -189,11 +189,11 @@ async def _event_services(
     # Of a parked event RabbitMQ checks that the worker has published it: only then is that worth something.
     user_id = settings.user_id if settings.organisations else None
     dead_letters = DeadLetters(publishing, limits.dead_letter_timeout_s, user_id)
-    channels = [await add_channel(consuming, route.event_type, on_loss) for route in parts.routes.events]
+    links = [await open_link_beside(consuming, route.event_type, on_loss) for route in parts.routes.events]
     return [
         *(
-            EventConsumer(route, channel, database, dead_letters, settings, limits, ending).run()
-            for route, channel in zip(parts.routes.events, channels, strict=True)
+            EventConsumer(route, link, database, dead_letters, settings, limits, ending).run()
+            for route, link in zip(parts.routes.events, links, strict=True)
         ),
         AlertOutbox(publishing, database, limits, ending).run(),
         warn_of_stale_runs(database, settings.stale_run_s, limits, ending),

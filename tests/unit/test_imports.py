@@ -30,13 +30,29 @@ def test_a_command_starts_without_the_others_and_their_libraries(command: str) -
 def test_a_command_that_uses_the_client_starts_without_the_service(command: str) -> None:
     """The models of the contract are built once, the client's; to build the service's as well takes as long again."""
     own = COMMANDS[command].partition(":")[0]
-    service = {"handlers", "prometheus_client", "schema.operations", "schema.results", "sql", "asyncpg", "worker.database"}
+    service = {
+        "handlers",
+        "prometheus_client",
+        "schema.operations",
+        "schema.results",
+        "sql",
+        "asyncpg",
+        "worker.database",
+    }
     assert modules_of(command) & (COMMAND_MODULES | SLOW_LIBRARIES | service) == {own}
 
 
 def test_a_look_at_the_health_starts_without_the_service() -> None:
     others = COMMAND_MODULES - {COMMANDS["health"].partition(":")[0]}
-    service = {"handlers", "prometheus_client", "schema.results", "aio_pika", "asyncpg", "worker.app", "worker.database"}
+    service = {
+        "handlers",
+        "prometheus_client",
+        "schema.results",
+        "aio_pika",
+        "asyncpg",
+        "worker.app",
+        "worker.database",
+    }
     assert modules_of("health") & (others | service | SLOW_LIBRARIES) == set()
 
 

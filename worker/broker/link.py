@@ -75,7 +75,7 @@ async def open_link(
     connection = await _connect(settings, purpose)
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
-            link = await _open_channel(connection, purpose, on_loss, confirms=confirms)
+            link = await _link_on(connection, purpose, on_loss, confirms=confirms)
         raise_if_cancelled()  # or whoever cancelled would wait for as long as the connection lasts
         connection.close_callbacks.add(_closing_reporter(f"the connection for {purpose} closed", on_loss))
         yield link
@@ -88,26 +88,36 @@ async def open_link(
         closing.cancel()
 
 
-async def open_channel(connection: aiormq.abc.AbstractConnection, *, confirms: bool) -> aiormq.abc.AbstractChannel:
-    """One more channel on a connection. Raises one of CONNECTION_ERRORS."""
-    if connection.is_closed:  # aiormq would raise a RuntimeError
-        raise ConnectionError("RabbitMQ has closed the connection")
+async def open_disposable_channel(
+    connection: aiormq.abc.AbstractConnection, *, confirms: bool
+) -> aiormq.abc.AbstractChannel:
+    """A channel for calls that RabbitMQ may refuse by closing it: its loss is nobody's loss of a session.
+
+    Raises one of CONNECTION_ERRORS.
+    """
+    _check_open(connection)
     with _lost_while_opening():
         return await connection.channel(publisher_confirms=confirms)
 
 
-async def add_channel(link: Link, purpose: str, on_loss: Callable[[str], None]) -> Link:
-    """Another channel on the connection of a link; it closes with the connection. Raises one of CONNECTION_ERRORS.
+async def open_link_beside(link: Link, purpose: str, on_loss: Callable[[str], None]) -> Link:
+    """A link with a channel of its own on the connection of another; it closes with the connection.
 
-    One ack can settle many deliveries of a channel, so it pays that a consumer has a channel of its own.
+    One ack can settle many deliveries of a channel, so it pays that a consumer has one for itself. Raises one of
+    CONNECTION_ERRORS.
     """
-    if link.underlay.connection.is_closed:  # aiormq would raise a RuntimeError
-        raise ConnectionError("RabbitMQ has closed the connection")
+    _check_open(link.underlay.connection)
     async with asyncio.timeout(CALL_TIMEOUT_S):
-        return await _open_channel(link.connection, purpose, on_loss, confirms=False)
+        return await _link_on(link.connection, purpose, on_loss, confirms=False)
 
 
-async def _open_channel(
+def _check_open(connection: aiormq.abc.AbstractConnection) -> None:
+    """Raise ConnectionError where aiormq would raise a RuntimeError."""
+    if connection.is_closed:
+        raise ConnectionError("RabbitMQ has closed the connection")
+
+
+async def _link_on(
     connection: AbstractConnection, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
 ) -> Link:
     channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
@@ -134,7 +144,10 @@ def _lost_while_opening() -> Iterator[None]:
 
 
 async def _close(connection: AbstractConnection) -> None:
-    """Close a connection. aio-pika's own `close` may wait for ever, and then no cancellation ends it."""
+    """Close a connection. aio-pika's own `close` may wait for ever, and then no cancellation ends it.
+
+    The client has the same once more, because it uses nothing of the worker.
+    """
     transport, connection.transport = connection.transport, None
     try:
         if transport is not None:
@@ -199,7 +212,6 @@ async def start_consuming(
     Large bodies that find no `room` are left out; without it, all are kept. RabbitMQ gives a message to a consumer of
     lower `priority` only where all others hold as many as they may.
     """
-
     consumer_tag = f"{queue} {uuid4().hex}"
     link.deliveries.add_consumer(consumer_tag, put, room)
     async with link.consumer_lock, asyncio.timeout(CALL_TIMEOUT_S):
