@@ -1,8 +1,4 @@
-"""The command `export-runs`.
-
-The commands that only read send requests of the contract, like every other client. Results go to standard output,
-everything else to standard error.
-"""
+"""The command `export-runs`. Results go to standard output, everything else to standard error."""
 
 import sys
 from collections.abc import Iterable, Sequence

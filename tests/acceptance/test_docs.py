@@ -1,4 +1,4 @@
-"""The examples in README.md and docs/OPERATIONS.md work as shown."""
+"""The examples in README.md and docs/MIGRATION.md work as shown."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ async def test_the_guard_checks_claims(settings: WorkerSettings) -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_old_records_are_imported_as_shown(settings: WorkerSettings, wire: Wire) -> None:
-    [lines] = [block for block in blocks(read("docs/OPERATIONS.md")) if block.info == ("jsonl", "lines")]
+    [lines] = [block for block in blocks(read("docs/MIGRATION.md")) if block.info == ("jsonl", "lines")]
     for _ in range(2):  # it is safe to repeat
         published = await export_runs("publish", "-", settings=settings, stdin=lines.text.encode())
         assert (published.code, published.out) == (0, "2 published, 0 invalid\n")

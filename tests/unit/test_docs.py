@@ -97,6 +97,26 @@ def test_every_named_command_and_option_exists() -> None:
     assert [each for each in commands if not is_a_command(each.split())] == []
 
 
+def test_every_command_is_in_the_list() -> None:
+    listed = re.findall(r"^    export-runs (.+?)(?:  |$)", OPERATING, re.MULTILINE)
+    assert [each for each in command_names() if not any(f"{line} ".startswith(f"{each} ") for line in listed)] == []
+
+
+def command_names() -> Iterator[str]:
+    """The words of each command, such as `claims check`."""
+    commands: Any = typer.main.get_command(app)
+    for word in commands.list_commands(None):
+        command = commands.get_command(None, word)
+        yield from (f"{word} {each}" for each in command.commands) if hasattr(command, "commands") else (word,)
+
+
+@pytest.mark.parametrize("page", ["docs/OPERATIONS.md", "docs/AUDIT.md", "docs/CONTRACT.md"])
+def test_every_section_is_in_the_list_at_the_top(page: str) -> None:
+    top, *sections = re.split(r"^(?=##+ )", read(page), flags=re.MULTILINE)
+    listed = {link.anchor for link in links(top) if not link.target}
+    assert [each for section in sections for each in anchors(section) - listed] == []
+
+
 def is_a_command(words: list[str]) -> bool:
     """Whether words name a command of the command line, and options that it has."""
     command: Any = typer.main.get_command(app)
