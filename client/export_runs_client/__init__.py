@@ -5,6 +5,7 @@ README.md has a tour; the models of the contract are in export_runs_client.schem
 
 from .client import ExportRuns
 from .errors import (
+    AccessRefused,
     Conflict,
     ConnectionLost,
     DoubleExportNotFound,
@@ -26,6 +27,7 @@ from .schema.requests import ReservationMode
 from .spool import SpoolFull
 
 __all__ = [
+    "AccessRefused",
     "Artifact",
     "ClaimDetails",
     "ClaimOutcome",

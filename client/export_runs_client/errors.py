@@ -18,6 +18,10 @@ class ConnectionLost(NoAnswer):
     """The connection to RabbitMQ was lost while a request was on its way, or an event was not confirmed."""
 
 
+class AccessRefused(NoAnswer):
+    """RabbitMQ refuses the user, the password or the virtual host of each URL. Nothing was sent."""
+
+
 class LeaseLost(ExportRunsError):
     """The lease of an export can no longer be trusted: pay nothing more. What is out is reported all the same."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -12,8 +13,9 @@ import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError, ConnectionClosed, DeliveryError, PublishError
+from aiormq.exceptions import AuthenticationError, InvalidFrameError, ProbableAuthenticationError
 
-from .errors import ConnectionLost, NoAnswer
+from .errors import AccessRefused, ConnectionLost, NoAnswer
 from .schema import names
 
 try:
@@ -32,6 +34,12 @@ CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.
 """What is raised when RabbitMQ is away, or goes away."""
 
 ORGANISATION_HEADER: Final = "org-id"
+
+NOT_ALLOWED: Final = 530
+"""The code with which RabbitMQ refuses a virtual host."""
+
+_TEMPORARY: Final = ("connection limit", "is down")
+"""Words in such a refusal that somebody else's doing takes back."""
 
 
 class Link:
@@ -128,7 +136,8 @@ async def open_link(
     heartbeat_s: int = HEARTBEAT_S,
 ) -> AsyncIterator[Link]:
     """Connect, and receive replies. RabbitMQ shows the connection under this name. Messages carry `user_id`, if it is
-    not None. Raises ConnectionLost."""
+    not None. Raises ConnectionLost, or AccessRefused where RabbitMQ does not let this user in.
+    """
     with broker_errors("connect"):
         try:
             async with asyncio.timeout(connect_timeout_s):
@@ -199,8 +208,27 @@ def _no_answer(what: str, error: BaseException) -> NoAnswer:
             return NoAnswer(f"{what}: RabbitMQ has no room for it")
         case asyncio.CancelledError():  # aiormq raises it when the heartbeat of the connection fails
             return ConnectionLost(f"{what}: the connection fell silent")
+        case ProbableAuthenticationError():
+            return AccessRefused("RabbitMQ does not accept the user name and password")
+        case AuthenticationError():
+            return AccessRefused("RabbitMQ does not offer the authentication mechanism that the URL names")
+        case InvalidFrameError() if refusal := _refusal_of_virtual_host(error):
+            return AccessRefused(f"RabbitMQ refuses it: {refusal}")
         case _:
             return ConnectionLost(_reason(what, error))
+
+
+def _refusal_of_virtual_host(error: InvalidFrameError) -> str | None:
+    """What RabbitMQ said instead of opening the virtual host; None where it may open it later.
+
+    aiormq's error tells only that another frame came than was expected. The frame is in its traceback.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        received = frame.f_locals.get("frame")
+        if isinstance(received, aiormq.spec.Connection.Close) and received.reply_code == NOT_ALLOWED:
+            is_temporary = any(words in received.reply_text for words in _TEMPORARY)
+            return None if is_temporary else str(received.reply_text)
+    return None
 
 
 def _reason(what: str, error: BaseException | None) -> str:

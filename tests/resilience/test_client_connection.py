@@ -1,20 +1,25 @@
 """The connection of the client is cut, frozen, and refused."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aio_pika
 import pytest
+from yarl import URL
 
-from export_runs_client import ConnectionLost, ExportRuns, NoAnswer
+from export_runs_client import AccessRefused, ConnectionLost, ExportRuns, NoAnswer
 from export_runs_client.links import broker_errors
 from local.processes import free_ports
+from local.services import LocalRabbitMQ
 from tests.chaos.proxy import Proxy
 from tests.conftest import running_worker
 from tests.resilience.conftest import opened, through
+from tests.resilience.observing import rabbitmqctl
 from tests.wire import WAIT_S, Wire
 from worker.database.pool import Pool
 from worker.settings import WorkerSettings
+
+SECRET = "Secr3t"
 
 
 @pytest.fixture
@@ -80,6 +85,49 @@ async def test_no_answer_says_why_there_is_no_connection() -> None:
     async with ExportRuns.connect(f"amqp://guest:guest@127.0.0.1:{port}/", timeout_s=1) as runs:
         with pytest.raises(NoAnswer, match=r"connect: .*Connect"):
             await runs.check_claims("acme", ["taxi-17"])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda url: url.with_password(SECRET), "does not accept the user name and password"),
+        (lambda url: url.with_user("stranger"), "does not accept the user name and password"),
+        (lambda url: url.with_path("/nowhere"), "NOT_ALLOWED - vhost nowhere not found"),
+        (lambda url: url.with_query(auth="external"), "the authentication mechanism"),
+    ],
+    ids=["password", "user", "virtual host", "mechanism"],
+)
+async def test_a_refusal_is_raised_at_once(amqp_url: str, change: Callable[[URL], URL], sentence: str) -> None:
+    url = str(change(URL(amqp_url)))
+    async with ExportRuns.connect(url, timeout_s=10 * WAIT_S) as runs, asyncio.timeout(WAIT_S):
+        for _ in range(2):
+            with pytest.raises(AccessRefused, match=sentence) as refused:
+                await runs.check_claims("acme", ["taxi-17"])
+            assert SECRET not in str(refused.value)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_node_that_refuses_keeps_nobody_from_the_next(amqp_url: str) -> None:
+    refusing = str(URL(amqp_url).with_password(SECRET))
+    async with ExportRuns.connect(refusing, amqp_url, timeout_s=WAIT_S) as runs:
+        assert (await runs.check_claims("acme", ["taxi-17"])).unexported == ["taxi-17"]
+
+
+async def test_a_user_that_is_mended_is_let_in_without_a_restart(broker_server: LocalRabbitMQ) -> None:
+    url = str(URL(broker_server.url).with_user("newcomer").with_password(SECRET))
+
+    async def is_refused(runs: ExportRuns) -> bool:
+        with pytest.raises(NoAnswer) as unanswered:  # no worker is there
+            await runs.check_claims("acme", ["taxi-17"])
+        return isinstance(unanswered.value, AccessRefused)
+
+    await rabbitmqctl(broker_server, "await_startup")  # it listens before it takes commands
+    async with ExportRuns.connect(url, timeout_s=1) as runs, asyncio.timeout(WAIT_S):
+        assert await is_refused(runs)
+        await rabbitmqctl(broker_server, "add_user", "newcomer", SECRET)
+        await rabbitmqctl(broker_server, "set_permissions", "newcomer", ".*", ".*", ".*")
+        while await is_refused(runs):
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.usefixtures("worker")
