@@ -54,7 +54,7 @@ def migrate(
 
 @database_commands.command()
 def purge(
-    run_id: Annotated[UUID, typer.Argument(help="The run.")],
+    run_id: Annotated[UUID, typer.Argument(metavar="RUN_ID", help="The run.")],
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it. Without --yes the command only says what it would do.")
     ] = False,
@@ -94,7 +94,7 @@ def purge(
 
 @database_commands.command()
 def unpurge(
-    run_id: Annotated[UUID, typer.Argument(help="The run.")],
+    run_id: Annotated[UUID, typer.Argument(metavar="RUN_ID", help="The run.")],
     as_json: AsJson = False,
 ) -> None:
     """Bring back a run that was purged, from the event log. What it exported is exported again.

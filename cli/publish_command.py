@@ -18,7 +18,10 @@ publish_commands = typer.Typer()
 
 @publish_commands.command()
 def publish(
-    file: Annotated[typer.FileBinaryRead, typer.Argument(help="JSON Lines, one event per line; - is standard input.")],
+    file: Annotated[
+        typer.FileBinaryRead,
+        typer.Argument(metavar="FILE", help="JSON Lines, one event per line; - is standard input."),
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate the events, publish nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -54,17 +54,23 @@ request_commands.add_typer(double_exports, name="double-exports")
 STALE_AGE_DEFAULT: Final = timedelta(days=1)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, as the contract describes it.")]
-Org = Annotated[str | None, typer.Option("--org", help="Only if it belongs to this organisation.")]
+OrgArgument = Annotated[str, typer.Argument(metavar="ORG", help="The organisation.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")]
+ClaimArgument = Annotated[str, typer.Argument(metavar="CLAIM", help="The claim.")]
+OrgOption = Annotated[str | None, typer.Option("--org", help="Only if it belongs to this organisation.")]
+TargetSystem = Annotated[str | None, typer.Option(help="Only runs to this system.")]
+Scope = Annotated[str | None, typer.Option(help="Only runs of this part of the organisation.")]
+Cursor = Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")]
 
 
 @request_commands.command()
 def history(
-    org: Annotated[str, typer.Argument(help="The organisation.")],
+    org: OrgArgument,
     limit: Annotated[int, typer.Option(help="Runs on a page.")] = 20,
-    cursor: Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")] = None,
+    cursor: Cursor = None,
     offset: Annotated[int | None, typer.Option(help="Runs to skip, instead of a cursor.")] = None,
     status: Annotated[RunStatus | None, typer.Option(help="Only runs with this status.")] = None,
-    target_system: Annotated[str | None, typer.Option(help="Only runs to this system.")] = None,
+    target_system: TargetSystem = None,
     created_from: Annotated[str | None, typer.Option(help="RFC 3339 time, inclusive.")] = None,
     created_to: Annotated[str | None, typer.Option(help="RFC 3339 time, inclusive.")] = None,
     run_format: Annotated[str | None, typer.Option("--format", help="Only runs in this format.")] = None,
@@ -72,7 +78,7 @@ def history(
     external_ack_id: Annotated[
         str | None, typer.Option(help="Only runs that the accounting system acknowledged with this id.")
     ] = None,
-    scope: Annotated[str | None, typer.Option(help="Only runs of this part of the organisation.")] = None,
+    scope: Scope = None,
     trigger: Annotated[RunTrigger | None, typer.Option(help="Only runs that this started.")] = None,
     has_conflict: Annotated[
         bool | None, typer.Option("--conflict/--no-conflict", help="Only runs of which events disagree, or agree.")
@@ -109,11 +115,11 @@ def history(
 
 @request_commands.command()
 def period(
-    org: Annotated[str, typer.Argument(help="The organisation.")],
+    org: OrgArgument,
     start: Annotated[str, typer.Argument(metavar="START", help="The first day, such as 2026-01-01.")],
     end: Annotated[str, typer.Argument(metavar="END", help="The last day, such as 2026-01-31.")],
-    target_system: Annotated[str | None, typer.Option(help="Only runs to this system.")] = None,
-    scope: Annotated[str | None, typer.Option(help="Only runs of this part of the organisation.")] = None,
+    target_system: TargetSystem = None,
+    scope: Scope = None,
     as_json: AsJson = False,
 ) -> None:
     """List the runs that may have exported something of a period, newest first; deleted runs too."""
@@ -125,9 +131,9 @@ def period(
 
 @request_commands.command("last-export")
 def last_export(
-    org: Annotated[str, typer.Argument(help="The organisation.")],
-    target_system: Annotated[str | None, typer.Option(help="Only runs to this system.")] = None,
-    scope: Annotated[str | None, typer.Option(help="Only runs of this part of the organisation.")] = None,
+    org: OrgArgument,
+    target_system: TargetSystem = None,
+    scope: Scope = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the run that was the last to export something."""
@@ -136,7 +142,7 @@ def last_export(
 
 
 @request_commands.command()
-def run(run_id: Annotated[str, typer.Argument(help="The run.")], org: Org = None, as_json: AsJson = False) -> None:
+def run(run_id: RunArgument, org: OrgOption = None, as_json: AsJson = False) -> None:
     """Show one run with its claims."""
     request = _request(GetExportRunById, runId=run_id, orgId=org)
     _show(_call(operations.GET_EXPORT_RUN_BY_ID, request), as_json, result_tables.show_run)
@@ -144,7 +150,7 @@ def run(run_id: Annotated[str, typer.Argument(help="The run.")], org: Org = None
 
 @request_commands.command()
 def reverse(
-    org: Annotated[str, typer.Argument(help="The organisation.")],
+    org: OrgArgument,
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run that exported them.")],
     reason: Annotated[str, typer.Option(help="Why its exports are taken back.")],
     approved_by: Annotated[str, typer.Option(help="Who has approved that: another person than the one of --by.")],
@@ -175,11 +181,11 @@ def reverse(
 
 @claims.command("list")
 def list_claims(
-    run_id: Annotated[str, typer.Argument(help="The run.")],
+    run_id: RunArgument,
     limit: Annotated[int, typer.Option(help="Claims on a page.")] = RUN_CLAIMS_PAGE_DEFAULT,
-    cursor: Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")] = None,
+    cursor: Cursor = None,
     outcome: Annotated[ClaimOutcome | None, typer.Option(help="Only claims with this outcome.")] = None,
-    org: Org = None,
+    org: OrgOption = None,
     as_json: AsJson = False,
 ) -> None:
     """List the claims of one run page by page, with their vouchers, amounts and overrides."""
@@ -189,8 +195,8 @@ def list_claims(
 
 @claims.command()
 def check(
-    org: Annotated[str, typer.Argument(help="The organisation.")],
-    claim_ids: Annotated[list[str], typer.Argument(metavar="CLAIM...", help="The claims.")],
+    org: OrgArgument,
+    claim_ids: Annotated[list[str], typer.Argument(metavar="CLAIM", help="The claims.")],
     as_json: AsJson = False,
 ) -> None:
     """Ask which claims are exported or reserved. The exit code is 4 if one is, and 0 if none is."""
@@ -203,10 +209,10 @@ def check(
 
 @claims.command()
 def explain(
-    org: Annotated[str, typer.Argument(help="The organisation.")],
-    claim_id: Annotated[str, typer.Argument(metavar="CLAIM", help="The claim.")],
+    org: OrgArgument,
+    claim_id: ClaimArgument,
     limit: Annotated[int, typer.Option(help="Entries of the log on a page.")] = TIMELINE_PAGE_ENTRIES_DEFAULT,
-    cursor: Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")] = None,
+    cursor: Cursor = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain in sentences how a claim stands, why, and what happened to it, oldest first."""
@@ -220,8 +226,8 @@ def explain(
 
 @claims.command()
 def find(
-    claim_id: Annotated[str, typer.Argument(metavar="CLAIM", help="The claim.")],
-    org: Org = None,
+    claim_id: ClaimArgument,
+    org: OrgOption = None,
     limit: Annotated[int, typer.Option(help="Runs to list, the newest.")] = FOUND_RUNS_MAX,
     as_json: AsJson = False,
 ) -> None:
@@ -232,9 +238,9 @@ def find(
 
 @double_exports.command("list")
 def list_double_exports(
-    org: Annotated[str, typer.Argument(help="The organisation.")],
+    org: OrgArgument,
     limit: Annotated[int, typer.Option(help="Double exports on a page.")] = 20,
-    cursor: Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")] = None,
+    cursor: Cursor = None,
     resolved: Annotated[
         bool | None, typer.Option("--resolved/--unresolved", help="Only those that are resolved, or are not.")
     ] = None,
@@ -247,8 +253,8 @@ def list_double_exports(
 
 @double_exports.command()
 def resolve(
-    org: Annotated[str, typer.Argument(help="The organisation.")],
-    claim_id: Annotated[str, typer.Argument(metavar="CLAIM", help="The claim.")],
+    org: OrgArgument,
+    claim_id: ClaimArgument,
     note: Annotated[str, typer.Option(help="What was done about it.")],
     resolved_by: Annotated[
         str | None, typer.Option("--by", help="Who did it. Without --by: the user who runs the command.")
@@ -278,7 +284,7 @@ def stale(
     ] = STALE_AGE_DEFAULT,
     org: Annotated[str | None, typer.Option("--org", help="Only runs of this organisation.")] = None,
     limit: Annotated[int, typer.Option(help="Runs on a page.")] = 20,
-    cursor: Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")] = None,
+    cursor: Cursor = None,
     as_json: AsJson = False,
 ) -> None:
     """List runs that started long ago and have not ended, oldest first."""

@@ -46,7 +46,7 @@ def _source_option(text: str) -> str:
 
 @import_commands.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(help="CSV, XLSX or JSON Lines.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, XLSX or JSON Lines.")],
     mapping: Annotated[Path | None, typer.Option(help="TOML: which column is which field.")] = None,
     source: Annotated[
         str | None,

@@ -27,7 +27,7 @@ compare_commands = typer.Typer()
 
 @compare_commands.command()
 def compare(
-    file: Annotated[Path, typer.Argument(help="CSV, XLSX or JSON Lines.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, XLSX or JSON Lines.")],
     mapping: Annotated[Path, typer.Option(help="TOML: which column is which field, as for import.")],
     first: Annotated[
         date | None, typer.Option("--from", parser=day_option, metavar="DAY", help="The first day of the file's runs.")
