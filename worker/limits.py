@@ -55,7 +55,7 @@ class WorkerLimits:
 
     single_lock_timeout_s: float = 0.1
     single_statement_timeout_s: float = 0.5
-    """For each event alone of a batch that was interrupted."""
+    """For the parts of a batch that was interrupted."""
 
     parked_events_max: int = 400
     """Parked events of one queue that the worker holds. RabbitMQ keeps the others, for 30 seconds at a time."""
@@ -66,13 +66,18 @@ class WorkerLimits:
     broker_parks_max: int = 30
     """How often RabbitMQ keeps one event so that could not be stored. After that it is dead-lettered."""
 
-    organisation_trouble_max_s: float = 1.5
-    batch_trouble_max_s: float = 3.0
-    """How long the events of one organisation, and those of a batch, may hold up the batch with locks and time-outs
-    while the ones to blame are looked for. After that what is left of an interrupted part is parked untried."""
+    batch_trouble_max_s: float = 1.5
+    """How long interrupted parts of a batch may hold up the batches behind it while the event to blame is looked for.
+    After that what is left of them is parked."""
 
     parked_writes_max: int = 4
-    """Parked events of one queue that are written at one time, each of another organisation."""
+    """Transactions with parked events of one queue at one time, each with those of another organisation."""
+
+    parked_group_events_max: int = 20
+    """Parked events of one transaction, as long as none of them is a suspect."""
+
+    parked_look_s: float = 0.1
+    """How often it is looked whether a parked event is due."""
 
     park_delay_first_s: float = 1.0
     park_delay_max_s: float = 60.0

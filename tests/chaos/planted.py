@@ -12,7 +12,6 @@ import sql.connection
 import worker.broker.messages
 import worker.database.errors
 import worker.events.consumer
-import worker.events.writer
 import worker.jobs.alert_outbox
 import worker.requests.reply_sender
 from cli.main import main

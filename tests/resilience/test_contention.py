@@ -11,6 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from handlers.locking import lock_runs_and_claims
 from schema import names
 from sql.connection import Connection
 from tests.conftest import DATABASE_CONNECTIONS_MAX, running_worker, worker_settings
@@ -247,5 +248,70 @@ async def test_one_locked_run_does_not_delay_the_others_of_its_organisation(
             ending = run_finished(runId=run_id, orgId="org-locked")
             await publish_all(wire, "run-finished", [*neighbours[:20], ending, *neighbours[20:]])
             await until_finished(connection, [each["runId"] for each in neighbours], AT_ONCE_S)
+            await until(lambda: ending["eventId"] in {line["event_id"] for line in log.of("event_parked")})
         await wire.until_run(run_id, status="completed")
-    assert ending["eventId"] in {line["event_id"] for line in log.of("event_parked")}
+
+
+async def test_events_that_only_waited_for_others_are_stored_together(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, connection: Connection
+) -> None:
+    """Somebody else locks the claims of their organisation for a while. With one transaction for each of them a busy
+    worker would get further behind, and meet more locks.
+    """
+    events = [run_finished(orgId="org-busy", claimIds=[f"c-{number}"]) for number in range(120)]
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        async with connection.transaction():
+            await lock_runs_and_claims(connection, [], [("org-busy", [f"c-{number}" for number in range(1_000)])])
+            await publish_all(wire, "run-finished", events)
+            await asyncio.sleep(8)
+        await until_finished(connection, [each["runId"] for each in events], RECOVERY_S)
+        assert await wire.count_in(names.dead_letter_queue("run-finished")) == 0
+    transactions = [line for line in log.of("events_stored") if line["event_type"] == "run-finished"]
+    assert len(transactions) < len(events) / 2
+    assert log.of("event_parked_on_the_broker") == []
+
+
+async def test_an_organisation_in_trouble_holds_up_no_later_batch(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, connection: Connection, database_url: str
+) -> None:
+    """Only the batch that first meets the lock waits for it."""
+    parts = WorkerParts(limits=replace(DEFAULT_LIMITS, batch_lock_timeout_s=3, batch_statement_timeout_s=6))
+    async with running_worker(settings, pool, parts):
+        await until_serving(wire)
+        [run_id] = await create_runs(wire, 1)
+        async with locked_row(database_url, run_id):
+            ending = run_finished(runId=run_id, orgId="org-locked", claimIds=["c-1"])
+            await wire.publish("run-finished", ending)
+            await log.until("event_parked")
+            neighbours = ends(10)
+            async with asyncio.timeout(AT_ONCE_S):
+                for neighbour in neighbours:
+                    await publish_all(wire, "run-finished", [{**ending, "eventId": str(uuid4())}, neighbour])
+                    await until_finished(connection, [neighbour["runId"]], AT_ONCE_S)
+        await wire.until_run(run_id, status="completed")
+        assert await wire.count_in(names.dead_letter_queue("run-finished")) == 0
+
+
+async def test_an_event_waits_longer_each_time_although_others_pass(
+    amqp_url: str, database_url: str, wire: Wire, log: Log, connection: Connection
+) -> None:
+    """Others of its organisation that were parked, too, have used up its tries before."""
+    settings = worker_settings(amqp_url, database_url, lock_timeout_s=0.2)
+    async with open_pool(settings, DATABASE_CONNECTIONS_MAX) as pool, running_worker(settings, pool):
+        await until_serving(wire)
+        [run_id, *others] = await create_runs(wire, 15)
+        async with locked_row(database_url, run_id):
+            ending = run_finished(runId=run_id, orgId="org-locked")
+            async with connection.transaction():
+                await connection.execute("SELECT FROM export_runs WHERE run_id = ANY ($1::uuid[]) FOR UPDATE", others)
+                await wire.publish("run-finished", ending)
+                await log.until("event_parked")
+                await publish_all(
+                    wire, "run-finished", [run_finished(runId=each, orgId="org-locked") for each in others]
+                )
+                await log.until("event_parked", 1 + len(others))
+            await until_finished(connection, others, RECOVERY_S)
+            assert max(line["tries"] for line in log.of("event_parked") if line["event_id"] == ending["eventId"]) < 6
+        await wire.until_run(run_id, status="completed")
+        assert await wire.count_in(names.dead_letter_queue("run-finished")) == 0

@@ -294,7 +294,7 @@ async def test_a_session_that_does_not_end(settings: WorkerSettings, wire: Wire,
         stuck = await worker.until_logged("session_stuck")
         assert await worker.exit_code() == 1
     # Where it waits comes first, then who called whom.
-    assert any(place.startswith("asyncio/locks.py:") and "events/writer.py" in place for place in stuck["tasks"])
+    assert any(place.startswith("asyncio/locks.py:") and "events/store.py" in place for place in stuck["tasks"])
     await declare(wire.channel)
 
 

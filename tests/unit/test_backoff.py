@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from worker.events.writer import requeue_delay_s
+from worker.events.store import requeue_delay_s
 from worker.limits import WorkerLimits
 from worker.retries import wait
 

@@ -24,8 +24,10 @@ from worker.broker.link import Link, flush, start_consuming, stop_consuming
 from worker.database.pool import Database
 from worker.events.dead_letters import DeadLetters, times_parked
 from worker.events.in_hand import EventsInHand
+from worker.events.parking import Parking
 from worker.events.queue import EventQueue
-from worker.events.writer import EventWriter, ReceivedEvent
+from worker.events.store import EventStore, ReceivedEvent
+from worker.events.writer import EventWriter
 from worker.limits import TimeOuts, WorkerLimits
 from worker.retries import delays_s, wait
 from worker.routes import EventRoute
@@ -69,17 +71,10 @@ class EventConsumer:
         """Events that found no room. They wait, unacknowledged, until they are given back."""
         self._tasks = asyncio.TaskGroup()
         self._in_hand = EventsInHand(link)
-        self._writer = EventWriter(
-            route,
-            database,
-            self._in_hand,
-            self._dead_letter,
-            self._park,
-            TimeOuts(settings.lock_timeout_s, settings.statement_timeout_s),
-            limits,
-            self._tasks,
-            stopping,
-        )
+        store = EventStore(route, database, self._in_hand, self._dead_letter, limits, self._tasks, stopping)
+        single_time_outs = TimeOuts(settings.lock_timeout_s, settings.statement_timeout_s)
+        parking = Parking(store, self._park_on_broker, single_time_outs, limits, self._tasks, stopping)
+        self._writer = EventWriter(store, parking, limits, stopping)
         self._consumer_tag: str | None = None
         self._consumer_lock = asyncio.Lock()
         self._dead_letter_outlet = Outlet()
@@ -205,7 +200,7 @@ class EventConsumer:
 
         self._tasks.create_task(self._move(delivery, publish, self._dead_letter_outlet))
 
-    def _park(self, delivery: Delivery, is_untried: bool) -> None:
+    def _park_on_broker(self, delivery: Delivery, is_untried: bool) -> None:
         """Let RabbitMQ keep an event for a while, or dead-letter it if RabbitMQ has kept it very often. Does not wait.
 
         RabbitMQ keeps an event that has not been tried as often as is needed.
