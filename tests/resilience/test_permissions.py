@@ -25,7 +25,7 @@ from schema.operations import OPERATIONS
 from tests.conftest import running_worker, worker_settings
 from tests.forked import forked_export_runs
 from tests.resilience.observing import Log, rabbitmqctl, until
-from tests.wire import WAIT_S, Wire, run_created, run_finished
+from tests.wire import WAIT_S, Wire, next_message, run_created, run_finished
 from worker.app import check_services
 from worker.broker.declaration import TopologyMismatch, declare
 from worker.broker.topology import TOPOLOGY, Arguments, Queue, Topology
@@ -381,6 +381,33 @@ async def test_a_user_writes_and_asks_for_its_own_organisations_only(
             assert (await runs.check_claims("acme", ["taxi-1"])).exported
             with pytest.raises(OrganisationNotAllowed):
                 await runs.check_claims("globex", ["taxi-1"])
+
+
+@pytest.mark.parametrize("header", ["CC", "BCC"])
+async def test_a_header_that_routes_a_request_to_another_queue_gives_no_permission(
+    wires: dict[str, Wire], users: LocalRabbitMQ, pool: Pool, database_url: str, header: str
+) -> None:
+    """RabbitMQ asks whether the user may publish with the routing key, and routes by these headers as well."""
+    event = run_finished(claimIds=["taxi-1"])
+    body = {"orgId": event["orgId"], "claimIds": ["taxi-1"], "runId": event["runId"]}  # a check
+    body |= {"reason": "r", "reversedBy": "eve", "approvedBy": "mallory"}  # and a reversal
+    settings = worker_settings(url_of(users, "worker"), database_url)
+    async with Wire.connect(users.url) as admin, running_worker(settings, pool):
+        replies = await admin.channel.declare_queue("reply.of-eve", exclusive=True)
+        await wires["exporter"].publish("run-finished", event)
+        await wires["exporter"].until_run(event["runId"], status="completed")
+        message = aio_pika.Message(
+            json.dumps(body).encode(),
+            headers={header: ["reverse-export"]},
+            reply_to="reply.of-eve",
+            correlation_id="c",
+        )
+        exchange = await wires["monitor"].channel.get_exchange(RPC, ensure=False)
+        await exchange.publish(message, "check-claims", timeout=WAIT_S)
+        answers = [json.loads((await next_message(replies)).body) for _ in range(2)]
+        assert [answer["result"]["exported"] for answer in answers if answer["ok"]]
+        assert [answer["error"]["details"][0]["field"] for answer in answers if not answer["ok"]] == ["routing_key"]
+        assert (await wires["guard"].check(event["orgId"], "taxi-1"))["exported"]
 
 
 REQUIRED: Final = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}

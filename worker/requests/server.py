@@ -205,6 +205,11 @@ class RequestServer:
 
     def _decode(self, delivery: Delivery) -> WireModel:
         """Raises InvalidBody."""
+        name = self._route.operation.name
+        # RabbitMQ asks for permission for the routing key only, not for those in the headers CC and BCC.
+        if delivery.exchange == names.RPC_EXCHANGE and delivery.routing_key != name:
+            message = f"must be {name}; the headers CC and BCC cannot stand for it"
+            raise InvalidBody(FieldError(field="routing_key", message=message))
         if not delivery.header.properties.correlation_id:
             raise InvalidBody(FieldError(field="correlation_id", message="is required"))
         check_body_size(delivery.header.body_size)
