@@ -29,7 +29,7 @@ from schema.events import EVENTS
 from sql.connection import Connection
 from worker.broker.deliveries import Delivery
 from worker.broker.link import Link
-from worker.events.dead_letters import message_copy, trusted_headers
+from worker.events.dead_letters import PUBLISHER_HEADER, message_copy, trusted_headers
 
 REPLAYED_ERRORS_MAX: Final = 10
 REPLAYED_ERROR_CHARS_MAX: Final = 300
@@ -106,7 +106,7 @@ class ReplayAction:
         *,
         chosen: bool,
     ) -> None:
-        """`chosen`: the command names the letters that it replays, or their error code."""
+        """`chosen`: the command names the letters that it replays, or their error code, and so vouches for them."""
         self._user_id = user_id
         self._is_chosen = chosen
         self._replay_id = replay_id
@@ -164,6 +164,10 @@ class ReplayAction:
             REPLAYED_ERRORS_HEADER: [each[:REPLAYED_ERROR_CHARS_MAX] for each in errors],
             REPLAY_ID_HEADER: self._replay_id,
         }
+        if self._is_chosen:
+            headers.pop(PUBLISHER_HEADER, None)
+        elif properties.user_id is not None:
+            headers[PUBLISHER_HEADER] = properties.user_id
         return message_copy(delivery, headers, self._to_type or properties.message_type, self._user_id)
 
 

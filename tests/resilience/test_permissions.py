@@ -383,6 +383,38 @@ async def test_a_user_writes_and_asks_for_its_own_organisations_only(
                 await runs.check_claims("globex", ["taxi-1"])
 
 
+async def test_a_replay_gives_a_publisher_no_organisation_that_it_does_not_have(
+    users: LocalRabbitMQ, wires: dict[str, Wire], pool: Pool, database_url: str, tmp_path: Path
+) -> None:
+    """The worker has never checked some dead letters, and a replay publishes them as the operator."""
+    file = tmp_path / "organisations.toml"
+    file.write_text('test-exporter = ["acme"]\ntest-operator = "*"')
+    settings = worker_settings(url_of(users, "worker"), database_url, organisations=str(file))
+    as_operator = worker_settings(url_of(users, "operator"), database_url)
+    dead = "export-runs.run-finished.dead"
+    async with (
+        Wire.connect(url_of(users, "exporter"), "test-exporter") as exporter,
+        Wire.connect(url_of(users, "operator"), "test-operator") as operator,
+    ):
+        expired, mistyped = run_finished(orgId="globex"), run_finished(orgId="globex")
+        own = run_finished(orgId="acme")
+        for event in (expired, own):
+            await exporter.publish("run-finished", event, expiration=0.001)
+        await operator.until_count(dead, 2)
+        await exporter.publish("run-finished", mistyped, type="run-created")
+        async with running_worker(settings, pool):
+            await operator.until_count(dead, 3)
+            await forked_export_runs("dead-letters", "replay", settings=as_operator)
+            await operator.until_run(own["runId"])
+            await operator.until_count(dead, 2)
+            options = "--queue", "run-finished", "--to-type", "run-finished"
+            await forked_export_runs("dead-letters", "replay", *options, settings=as_operator)
+            await operator.until_count(dead, 2)
+            letters = [await operator.take_from(dead) for _ in range(2)]
+            assert {letter.headers["x-error-code"] for letter in letters} == {"ORGANISATION_NOT_ALLOWED"}
+            assert [await operator.run(event["runId"]) for event in (expired, mistyped)] == [None, None]
+
+
 @pytest.mark.parametrize("header", ["CC", "BCC"])
 async def test_a_header_that_routes_a_request_to_another_queue_gives_no_permission(
     wires: dict[str, Wire], users: LocalRabbitMQ, pool: Pool, database_url: str, header: str

@@ -7,6 +7,7 @@ once.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +17,14 @@ from handlers.errors import EventRefused
 from schema import names
 from schema.decoding import InvalidBody, decode
 from schema.errors import DeadLetterCode
+from schema.fields import Name, WireModel
 from schema.limits import BODY_BYTES_MAX
 from worker import metrics
 from worker.broker.bodies import BodyRoom, has_body
 from worker.broker.deliveries import Delivery
 from worker.broker.link import Link, flush, start_consuming, stop_consuming
 from worker.database.pool import Database
-from worker.events.dead_letters import DeadLetters, times_parked
+from worker.events.dead_letters import PUBLISHER_HEADER, DeadLetters, times_parked
 from worker.events.in_hand import EventsInHand
 from worker.events.parking import Parking
 from worker.events.queue import EventQueue
@@ -35,6 +37,10 @@ from worker.settings import WorkerSettings
 from worker.tracing import record_batch, trace_context
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class _OfOrganisation(WireModel):
+    org_id: Name
 
 
 @dataclass(slots=True)
@@ -170,21 +176,39 @@ class EventConsumer:
 
     def _decode(self, delivery: Delivery) -> Any:
         """Raises EventRefused."""
+        try:
+            event = self._event(delivery)
+        except EventRefused:
+            # Its publisher is checked all the same: whoever replays a dead letter publishes it in his own name.
+            with suppress(InvalidBody):
+                self._check_organisation(delivery, decode(_OfOrganisation, delivery.body).org_id)
+            raise
+        self._check_organisation(delivery, event.org_id)
+        if (context := trace_context(delivery.header.properties.headers)) is not None:
+            event.with_trace_context(context)
+        return event
+
+    def _event(self, delivery: Delivery) -> Any:
+        """Raises EventRefused."""
         message_type = delivery.header.properties.message_type
         if message_type is not None and message_type != self._route.event_type:
             detail = f"type: contradicts the routing key, {self._route.event_type}"
             raise EventRefused(DeadLetterCode.TYPE_MISMATCH, detail)
         try:
-            event = decode(self._route.model, delivery.body)
+            return decode(self._route.model, delivery.body)
         except InvalidBody as invalid:
             raise EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid)) from invalid
-        user_id = delivery.header.properties.user_id
-        if self._organisations and (refusal := self._organisations.refusal(user_id, event.org_id, self._own_user)):
-            detail = f"{refusal.field}: {refusal.message}; user_id is {user_id!r}"
-            raise EventRefused(DeadLetterCode.ORGANISATION_NOT_ALLOWED, detail)
-        if (context := trace_context(delivery.header.properties.headers)) is not None:
-            event.with_trace_context(context)
-        return event
+
+    def _check_organisation(self, delivery: Delivery, org_id: str) -> None:
+        """Raises EventRefused where its publisher, or the first one of a replayed event, may not write for it."""
+        if self._organisations is None:
+            return
+        properties = delivery.header.properties
+        publisher = (properties.headers or {}).get(PUBLISHER_HEADER)
+        for user_id in [properties.user_id, *([publisher] if isinstance(publisher, str) else [])]:
+            if refusal := self._organisations.refusal(user_id, org_id, self._own_user):
+                detail = f"{refusal.field}: {refusal.message}; user_id is {user_id!r}"
+                raise EventRefused(DeadLetterCode.ORGANISATION_NOT_ALLOWED, detail)
 
     def _dead_letter(self, delivery: Delivery, refusal: EventRefused) -> None:
         """Publish a delivery to the dead letters. The caller does not wait: the queue may be full, or RabbitMQ short of

@@ -37,6 +37,10 @@ UNTRUSTED_HEADERS: Final = (
 )
 """Headers that RabbitMQ and the worker write. What an exporter puts there may be forged, and is not passed on."""
 
+PUBLISHER_HEADER: Final = "x-first-publisher"
+"""Who had published an event that somebody replays: its organisation was perhaps never checked. Who forges the header
+only has one more user checked."""
+
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
