@@ -41,6 +41,9 @@ PUBLISHER_HEADER: Final = "x-first-publisher"
 """Who had published an event that somebody replays: its organisation was perhaps never checked. Who forges the header
 only has one more user checked."""
 
+ROUTING_HEADERS: Final = frozenset({"CC", "BCC"})
+"""RabbitMQ routes a message by these as well: a copy that has them would go to other queues besides its own."""
+
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -133,8 +136,12 @@ def message_copy(
 
 
 def trusted_headers(headers: FieldTable) -> FieldTable:
-    """The exporter's own headers, or none if they are too large or cannot be encoded."""
-    own = {key: value for key, value in headers.items() if not key.lower().startswith(UNTRUSTED_HEADERS)}
+    """The exporter's own headers that nothing is routed by; none if they are too large or cannot be encoded."""
+    own = {
+        key: value
+        for key, value in headers.items()
+        if key not in ROUTING_HEADERS and not key.lower().startswith(UNTRUSTED_HEADERS)
+    }
     try:
         return own if len(encode.field_table(own)) <= HEADERS_BYTES_MAX else {}
     except (ArithmeticError, RecursionError, TypeError, ValueError, struct.error):

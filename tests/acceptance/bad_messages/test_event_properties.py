@@ -36,6 +36,18 @@ async def test_forged_headers_of_a_dead_letter(wire: Wire, connection: Connectio
 
 
 @both_types
+async def test_headers_that_route_a_dead_letter_to_other_queues(
+    wire: Wire, connection: Connection, event_type: str
+) -> None:
+    parked = f"export-runs.{event_type}.parked"
+    routed = BadEvent(b"not JSON", "body", properties={"headers": {"CC": [parked], "cc": "mine"}})
+    dead = await burst(wire, connection, event_type, {"routed": routed})
+    assert "CC" not in dead["routed"].headers
+    assert dead["routed"].headers["cc"] == "mine"
+    assert await wire.count_in(parked) == 0
+
+
+@both_types
 async def test_one_message_id_for_many(wire: Wire, connection: Connection, event_type: str) -> None:
     """Publishers choose the `message_id`, and may use one twice. Each of the messages is stored or dead-lettered."""
     bodies = [f"not JSON {number}".encode() for number in range(20)]
