@@ -10,7 +10,7 @@ from asyncpg import Record
 from pydantic import Field
 
 import sql
-from schema.decoding import InvalidBody, decode
+from schema.decoding import InvalidBody, decode, parse
 from schema.events import SCHEMA_VERSION, CreatedFacts, FinishedFacts, RunCreated, RunFinished
 from schema.fields import ClaimId, Name, Override, Prose, WireModel
 from schema.requests import CreateExportRun, DeleteExportRun, UpdateExportRunStatus
@@ -300,16 +300,16 @@ class Replay:
                 )
                 await self._connection.execute(sql.query("apply_reversals"), run_id, org_id)
             case EventType.CLAIMS_TAKEN:
-                taken = decode(_ClaimsTaken, entry["payload"].encode())
+                taken = parse(_ClaimsTaken, entry["payload"].encode())
                 await self._override(taken, entry)
                 await self._grant_after_reversals(taken.after_reversals, entry)
             case EventType.EXPORT_REVERSED:
-                await self._reverse(decode(_ExportReversed, entry["payload"].encode()), entry)
+                await self._reverse(parse(_ExportReversed, entry["payload"].encode()), entry)
             case EventType.OVERRIDES_WITHDRAWN:
-                withdrawal = decode(_OverridesWithdrawn, entry["payload"].encode())
+                withdrawal = parse(_OverridesWithdrawn, entry["payload"].encode())
                 await self._connection.execute(sql.query("remove_overrides"), run_id, org_id, withdrawal.claim_ids)
             case EventType.DOUBLE_EXPORT_RESOLVED:
-                body = decode(_DoubleExportResolved, entry["payload"].encode())
+                body = parse(_DoubleExportResolved, entry["payload"].encode())
                 resolution = Resolution(org_id, body.claim_id, entry["occurred_at"], body.resolved_by, body.note)
                 await self._connection.execute(sql.query("resolve_double_export"), *resolution)
             case EventType.RUN_CREATED | EventType.RUN_FINISHED | EventType.DEAD_LETTER_DISCARDED:

@@ -39,6 +39,11 @@ def decode(model: type[Model], body: bytes) -> Model:
     The body must be JSON as RFC 8259 defines it: no NaN, no Infinity, no lone surrogates, UTF-8 only.
     """
     check_body_size(len(body))
+    return parse(model, body)
+
+
+def parse(model: type[Model], body: bytes) -> Model:
+    """The same for what may be larger than a body: what the service has logged of its own."""
     if not body:
         raise _invalid("is empty")
     try:

@@ -1,19 +1,27 @@
 """A verification finds every damage of every table that follows from the log, and nothing else."""
 
 import asyncio
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from handlers import verification
+from handlers.reservations import release_claims
 from handlers.verification import Verification, verify
+from schema.decoding import decode
+from schema.events import RunFinished
+from schema.limits import BODY_BYTES_MAX, RESERVE_CLAIMS_MAX
+from schema.requests import ReleaseClaims
 from sql.connection import Connection
 from tests.conftest import connected
-from tests.log_history import RUN_A, write_history
+from tests.log_history import RUN_A, reserve, reverse, write_history
+from tests.storing import store_finished
+from tests.wire import run_finished
 
 
 async def verified(url: str, **part: Any) -> Verification:
@@ -150,6 +158,26 @@ async def test_an_entry_that_cannot_be_replayed_is_a_difference(history: Connect
     )
     [difference] = (await verified(database_url)).differences
     assert (difference.table, difference.key) == ("export_run_events", {"event_id": str(UUID(int=77))})
+
+
+async def test_entries_larger_than_a_message_may_be_are_replayed(connection: Connection, database_url: str) -> None:
+    """The service writes them with escapes, and with a run beside each claim."""
+    claim_ids = [f"{number:05}{'ä' * 75}" for number in range(RESERVE_CLAIMS_MAX)]
+    run_id, granted_to, org_id = uuid4(), uuid4(), "acme"
+    body = json.dumps(run_finished(runId=str(run_id), orgId=org_id, claimIds=claim_ids), ensure_ascii=False).encode()
+    await store_finished(connection, [decode(RunFinished, body)])
+    await reserve(connection, org_id, granted_to, *claim_ids, approved_by="bob")
+    await release_claims(connection, ReleaseClaims(org_id=org_id, run_id=granted_to))
+    await reverse(connection, org_id, run_id)
+    await reserve(connection, org_id, granted_to, *claim_ids)
+    kinds = await connection.fetch(
+        "SELECT event_type FROM export_run_events WHERE octet_length(payload::text) > $1 ORDER BY position",
+        BODY_BYTES_MAX,
+    )
+    assert [row["event_type"] for row in kinds] == [
+        "claims-taken", "overrides-withdrawn", "export-reversed", "claims-taken"
+    ]  # fmt: skip
+    assert (await verified(database_url)).differences == []
 
 
 async def test_one_organisation_alone(history: Connection, database_url: str) -> None:
