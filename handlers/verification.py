@@ -15,7 +15,7 @@ from uuid import UUID
 
 import sql
 from schema.limits import TEXT_CHARS_MAX
-from sql.connection import Connection, snapshot
+from sql.connection import Connection
 from sql.replayed_tables import Comparison, StoredTables, find_stored_tables, make_temporary_tables
 
 from .log_replay import LogPage, Replay, read_log_page
@@ -132,9 +132,7 @@ class _Verifying:
 
     async def compare(self, organisations: _Organisations) -> str | None:
         """Compare the first of these organisations; returns where the next group begins, None: there is none."""
-        async with snapshot(self._connection):
-            # Or a rebuild might put other tables in their place, in which this snapshot sees no rows.
-            await self._stored.lock(self._connection, "ACCESS SHARE")
+        async with self._stored.snapshot(self._connection):
             replay = Replay(self._connection)
             last = await self._replay(replay, organisations)
             for unusable in replay.unusable:

@@ -14,7 +14,7 @@ from asyncpg import Record
 
 import sql
 
-from .connection import Connection, transaction
+from .connection import Connection, snapshot, transaction
 
 LOG: Final = "export_run_events"
 
@@ -86,6 +86,18 @@ class StoredTables:
         """Lock those that follow from the log until the transaction ends, in a mode of PostgreSQL."""
         await _lock(connection, self.schema, self.compared, mode)
 
+    @asynccontextmanager
+    async def snapshot(self, connection: Connection) -> AsyncIterator[None]:
+        """Run what is inside as one transaction that sees those that follow from the log at one moment.
+
+        They are locked before the moment is chosen. Whoever waited for the end of a rebuild would else see the new
+        tables as they were before it, without the rows that came last.
+        """
+        statement = await _lock_statement(connection, self.schema, self.compared, "ACCESS SHARE")
+        async with snapshot(connection):
+            await connection.execute(statement)  # of all statements only this one chooses no moment
+            yield
+
     async def analyze_temporary_tables(self, connection: Connection) -> None:
         """Let PostgreSQL look at the temporary tables of these names, so that its plans for them are right."""
         await connection.execute(await connection.fetchval(sql.query("analyze_replayed_tables"), self.replayed))
@@ -96,8 +108,13 @@ class StoredTables:
 
 
 async def _lock(connection: Connection, schema: str, tables: Sequence[str], mode: str) -> None:
+    await connection.execute(await _lock_statement(connection, schema, tables, mode))
+
+
+async def _lock_statement(connection: Connection, schema: str, tables: Sequence[str], mode: str) -> str:
     in_order = sorted(tables, key=lambda name: (name != LOCKED_FIRST, name))
-    await connection.execute(await connection.fetchval(sql.query("lock_tables"), schema, in_order, mode))
+    statement: str = await connection.fetchval(sql.query("lock_tables"), schema, in_order, mode)
+    return statement
 
 
 async def find_stored_tables(connection: Connection) -> StoredTables:

@@ -20,7 +20,7 @@ from cli.imports.recognition import open_record_file
 from cli.reports.values import csv_text
 from cli.terminal import Column, ResultTable, err, out, print_json
 from cli.times import day_option
-from sql.connection import snapshot
+from sql.replayed_tables import find_stored_tables
 
 compare_commands = typer.Typer()
 
@@ -69,7 +69,10 @@ async def _run(comparing: FileComparison, file: Path, first: date | None, last: 
         raise FileRefused(f"{file}: has no row that can be read; {_reasons(comparison) or 'it has no rows'}")
     if comparison.last_day < comparison.first_day:
         raise FileRefused(f"{file}: the last day, {comparison.last_day}, is before the first, {comparison.first_day}")
-    async with long_session(idle_in_transaction_session_timeout="0") as connection, snapshot(connection):
+    async with (
+        long_session(idle_in_transaction_session_timeout="0") as connection,
+        (await find_stored_tables(connection)).snapshot(connection),
+    ):
         with err.progress_bar("comparing") as show_progress:
             await comparing.compare(connection, show_progress)
 

@@ -11,11 +11,13 @@ import pytest
 
 from handlers import rebuild as module
 from handlers.rebuild import Rebuild, RebuildRefused, plan_rebuild, rebuild
-from handlers.verification import verify
+from handlers.verification import _Verifying, verify
 from sql.connection import Connection
-from sql.replayed_tables import OUTSIDE, find_stored_tables
+from sql.replayed_tables import OUTSIDE, RebuiltTables, StoredTables, find_stored_tables
 from tests.conftest import connected
+from tests.integration.conftest import until_blocked
 from tests.log_history import write_history
+from tests.wire import WAIT_S
 
 SECOND_SCHEMA = "export_runs_rebuild"
 
@@ -300,6 +302,41 @@ async def test_what_comes_in_while_a_lock_is_held(
         await holder.execute("COMMIT")
         await rebuilding
     assert await differences(database_url) == []
+
+
+async def test_a_verification_that_waits_for_the_exchange_sees_all_rows_of_the_new_tables(
+    history: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event comes in between the last round and the exchange, so it is replayed in the transaction of the latter."""
+    verifying, rebuilding = await connected(database_url), await connected(database_url)
+    prepared, locked = asyncio.Event(), asyncio.Event()
+    compare, exchange, lock = _Verifying.compare, RebuiltTables.exchange, StoredTables.lock
+
+    async def compare_when_locked(self: _Verifying, organisations: Any) -> str | None:
+        prepared.set()
+        await locked.wait()
+        return await compare(self, organisations)
+
+    async def lock_after_an_event(self: StoredTables, connection: Connection, mode: str) -> None:
+        if mode == module.KEEPS_AUTOVACUUM_OUT:
+            await write_history(history, prefix="late-")
+        await lock(self, connection, mode)
+
+    async def exchange_beside(self: RebuiltTables) -> None:
+        locked.set()
+        await until_blocked(history, verifying)
+        await exchange(self)
+
+    monkeypatch.setattr(_Verifying, "compare", compare_when_locked)
+    monkeypatch.setattr(StoredTables, "lock", lock_after_an_event)
+    monkeypatch.setattr(RebuiltTables, "exchange", exchange_beside)
+    monkeypatch.setattr(module, "OTHERS_WAIT_MAX_S", WAIT_S)
+    verification = asyncio.create_task(verify(verifying, lambda done, total: None))
+    await prepared.wait()
+    await rebuild(rebuilding, lambda done, total: None, lambda line: None)
+    assert (await verification).differences == []
+    for connection in (verifying, rebuilding):
+        await connection.close()
 
 
 async def test_beside_writers(database_url: str) -> None:
