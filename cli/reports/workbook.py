@@ -19,6 +19,9 @@ SHEET_ROWS_MAX: Final = 1_048_576
 EXACT_DIGITS_MAX: Final = 15
 """A spreadsheet keeps so many digits of a number. One with more is written as text."""
 
+FIRST_TIME: Final = datetime(1900, 3, 1, tzinfo=UTC)
+"""A spreadsheet knows no time before 1900, and takes that year for a leap year. An earlier time is written as text."""
+
 AMOUNT_FORMAT: Final = "#,##0.00##"
 TIME_FORMAT: Final = "yyyy-mm-dd hh:mm:ss"
 COLUMN_CHARS: Final = 18
@@ -94,11 +97,11 @@ class ReportWorkbook:
         match value:
             case bool():
                 self._sheet.write_boolean(self._rows, place, value)
-            case int():
+            case int() if abs(value) < 10**EXACT_DIGITS_MAX:
                 self._sheet.write_number(self._rows, place, value)
             case Decimal() if len(value.as_tuple().digits) <= EXACT_DIGITS_MAX:
                 self._sheet.write_number(self._rows, place, value, self._amount)
-            case datetime():
+            case datetime() if value >= FIRST_TIME:
                 self._sheet.write_datetime(self._rows, place, value.astimezone(UTC).replace(tzinfo=None), self._time)
             case str():
                 self._sheet.write_string(self._rows, place, escape_unprintable(value))  # never a formula

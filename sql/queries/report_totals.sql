@@ -1,11 +1,14 @@
 -- For each run that began in a period and each currency: what its exporter told, and what its claims come to that went
--- out, those that were reversed afterwards included.
+-- out, those that were reversed afterwards included. Counts of several totals that no bigint holds are cut: such totals
+-- disagree in any case.
 -- $1 start, $2 end
 WITH run AS (
     SELECT * FROM export_runs
     WHERE created_at >= coalesce($1::timestamptz, '-infinity') AND created_at < coalesce($2::timestamptz, 'infinity')
 ), told AS (
-    SELECT run_id, total ->> 0 AS currency, sum((total ->> 1)::bigint)::bigint AS claims, sum((total ->> 2)::numeric) AS amount
+    SELECT
+        run_id, total ->> 0 AS currency, least(sum((total ->> 1)::bigint), 9223372036854775807)::bigint AS claims,
+        sum((total ->> 2)::numeric) AS amount
     FROM run CROSS JOIN LATERAL jsonb_array_elements(run.totals) AS total
     GROUP BY run_id, currency
 ), counted AS (

@@ -6,10 +6,11 @@ import pytest
 
 from handlers import reports
 from handlers.events import merge_created
-from handlers.reports import ReportRefused, ReportScope, open_report
+from handlers.reports import TABLES, ReportRefused, ReportScope, open_report
+from schema.limits import INT64_MAX
 from sql.connection import Connection, transaction
 from tests.conftest import connected
-from tests.storing import created_event, store_created
+from tests.storing import created_event, finished_event, store_created, store_finished
 from tests.wire import WAIT_S
 
 
@@ -44,3 +45,12 @@ async def test_a_writer_that_does_not_end_ends_the_report(
         await merge_created(other, [created_event()])
         with pytest.raises(ReportRefused, match="has not ended for 0 s; repeat the command later"):
             await count_of_runs(database_url)
+
+
+async def test_totals_of_one_run_that_no_number_holds_end_no_report(connection: Connection, other: Connection) -> None:
+    totals = [{"currency": "EUR", "claimCount": INT64_MAX, "amount": amount} for amount in ("1", "2")]
+    await store_finished(connection, [finished_event(totals=totals), finished_event(claimIds=["c-9"])])
+    async with open_report(other, ReportScope(), lambda done, total: None) as report:
+        rows = {table.name: [row async for row in report.rows(table)] for table in TABLES}
+    assert len(rows["runs"]) == 2
+    assert [(row["told_claims"], row["told_amount"]) for row in rows["totals"]] == [(INT64_MAX, 3)]

@@ -116,3 +116,23 @@ def test_a_plot_has_no_script_no_time_and_no_random_name() -> None:
     assert "<script" not in picture
     assert "http" not in picture.replace("http://www.w3.org/2000/svg", "")
     assert f"{datetime.now(UTC):%F}" not in picture
+
+
+def test_times_that_a_spreadsheet_does_not_know_are_texts(tmp_path: Path) -> None:
+    """Spreadsheets begin with 1900. The clock of one exporter must not end the report of all."""
+    path = tmp_path / "report.xlsx"
+    writer = ReportWorkbook(path)
+    writer.begin_table("runs", ["at", "bytes"])
+    writer.add([datetime(1, 1, 2, tzinfo=UTC), 2**63 - 1])
+    writer.add([datetime(1899, 12, 31, 23, 59, 59, tzinfo=UTC), 10**15 - 1])
+    writer.add([datetime(1900, 3, 1, tzinfo=UTC), 10**15])
+    writer.add([datetime(9999, 12, 30, tzinfo=UTC), 0])
+    writer.finish({}, SUMMARY)
+    rows = [[cell.value for cell in row] for row in load_workbook(path)["runs"].iter_rows(min_row=2)]
+    cells = [[f"{at:%F}" if isinstance(at, datetime) else at, size] for at, size in rows]
+    assert cells == [
+        ["0001-01-02T00:00:00Z", "9223372036854775807"],
+        ["1899-12-31T23:59:59Z", 999999999999999],
+        ["1900-03-01", "1000000000000000"],
+        ["9999-12-30", 0],
+    ]
