@@ -118,8 +118,8 @@ class ImportPlan:
                 if claim["claimId"].isascii() and claim["claimId"].isdigit():
                     digits[len(claim["claimId"])] += 1
                     zeros[len(claim["claimId"])] += claim["claimId"].startswith("0")
-            key = [facts.run.get("orgId", ""), *facts.key]
-            self._rows.add([key, row.number], [facts.run, facts.claims, facts.problems, row.raw, facts.digest])
+            key = [facts.key, facts.run.get("orgId", ""), row.number]
+            self._rows.add(key, [facts.run, facts.claims, facts.problems, row.raw, facts.digest])
             if self.plan.rows % 1_000 == 0:
                 report(self._file.bytes_read, self._file.bytes_total)
         self._note_short_ids(digits, zeros)
@@ -165,13 +165,20 @@ class ImportPlan:
                 yield *each, known
 
     def _runs(self) -> Iterator[tuple[ImportedRun, list[tuple[int, Raw]]]]:
-        """The runs that can be made, each with its rows; the rows of the others become rejects."""
-        for key, entries in groupby(self._rows, key=lambda entry: entry[0][0]):
+        """The runs that can be made, each with its rows; the rows of the others become rejects.
+
+        A row without an organisation comes before the others with its key. It may belong to each of these runs, and a
+        run that is imported without a row of its own can never get it.
+        """
+        key_without_organisation: list[str] | None = None
+        for (key, org_id), entries in groupby(self._rows, key=lambda entry: entry[0][:2]):
+            if not org_id:
+                key_without_organisation = key
             facts: list[RowFacts] = []
             rows: list[tuple[int, Raw]] = []
             problems: dict[int, list[str]] = {}
             copies: set[str] = set()
-            for (_, number), (run, claims, row_problems, raw, digest) in entries:
+            for (_, _, number), (run, claims, row_problems, raw, digest) in entries:
                 if len(rows) == RUN_ROWS_MAX:
                     self._reject(number, raw, *(row_problems or [TOO_MANY_ROWS]))
                     problems.setdefault(rows[0][0], [TOO_MANY_ROWS])
@@ -185,11 +192,11 @@ class ImportPlan:
                     copies.add(digest)
                 rows.append((number, raw))
                 facts.append(RowFacts(run=run, claims=claims))
-            if problems:
+            if problems or key == key_without_organisation:
                 self._reject_run(rows, problems)
                 continue
             try:
-                yield build_run(self._source, key[0], key[1:], facts, with_alerts=self._with_alerts), rows
+                yield build_run(self._source, org_id, key, facts, with_alerts=self._with_alerts), rows
             except RefusedRun as refused:
                 self._reject_run(rows, {number: [str(refused)] for number, _ in rows})
 

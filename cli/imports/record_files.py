@@ -21,6 +21,9 @@ REASON_HEADING: Final = "import_reason"
 CELL_CHARS_MAX: Final = 4 * 1024 * 1024
 """A cell with more characters is a quotation mark that was not closed."""
 
+NUMBER_CHARS_MAX: Final = 1_000
+"""A number with more digits is written with an exponent: `1e999999999` would fill the memory."""
+
 HEADER_SEARCH_ROWS_MAX: Final = 50
 """The headings must be among the first rows."""
 
@@ -179,8 +182,12 @@ class JsonLinesFile(_TextFile):
 
 
 def _plain_number(value: object) -> object:
+    """A number in a form that JSON can say, and none of its digits lost: as text where it is no number of a float."""
     assert isinstance(value, Decimal)
-    return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
+    text = number_text(value)
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return float(value) if Decimal(str(float(value))) == value else text
 
 
 def _flat(value: dict[str, Any], prefix: str) -> Iterator[tuple[str, Cell]]:
@@ -298,6 +305,14 @@ def _is_given(cell: Cell) -> bool:
     return bool(cell.strip()) if isinstance(cell, str) else cell is not None
 
 
+def number_text(number: Decimal) -> str:
+    """A number with all its digits, and without an exponent unless it would have more than NUMBER_CHARS_MAX of them."""
+    if abs(number.adjusted()) > NUMBER_CHARS_MAX:
+        return str(number)
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def plain_text(cell: Cell) -> str:
     """A cell as a text, without white space at its ends; empty where it is blank."""
     match cell:
@@ -306,7 +321,7 @@ def plain_text(cell: Cell) -> str:
         case str():
             return cell.strip()
         case Decimal():
-            return f"{cell.normalize():f}"
+            return number_text(cell)
         case datetime():
             return cell.isoformat()
         case _:

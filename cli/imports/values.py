@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -77,10 +78,12 @@ class RowReader:
     def read(self, row: Row) -> RowFacts:
         """What a row says. What is wrong with it is in its `problems`."""
         facts = RowFacts()
+        facts.key = [plain_text(row.cells.get(heading)) for heading in self._mapping.run_key]
         if row.problem is not None:
             facts.problems.append(row.problem)
+            with suppress(UnreadableCell):  # so much says which run must not be imported without this row
+                facts.run["orgId"] = self._text(row, "orgId") or ""
             return facts
-        facts.key = [plain_text(row.cells.get(heading)) for heading in self._mapping.run_key]
         facts.problems += [
             f"{heading}: is blank, and names the run"
             for heading, text in zip(self._mapping.run_key, facts.key, strict=True)

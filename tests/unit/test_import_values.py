@@ -12,7 +12,7 @@ import pytest
 from cli.console import FileRefused
 from cli.imports import sorting
 from cli.imports.mapping import Mapping, read_mapping
-from cli.imports.plan import ImportPlan
+from cli.imports.plan import ImportPlan, Plan
 from cli.imports.recognition import open_record_file
 from cli.imports.record_files import Cell, Row, joined_headings
 from cli.imports.runs import RUN_ROWS_MAX, RefusedRun, build_run
@@ -290,6 +290,54 @@ async def test_a_run_with_too_many_rows_is_refused_and_one_with_as_many_as_there
         plan.read_rows(lambda done, total: None)
         await plan.build(None, lambda done, total: None)
     assert (plan.plan.runs, plan.plan.claims, plan.plan.rejected_rows) == (1, 100, 101)
+
+
+async def planned(path: Path, table: Mapping) -> Plan:
+    """What an import of a file would do, without a database."""
+    with ImportPlan("s", table, open_record_file(path, table), path.parent, with_alerts=False) as importing:
+        importing.read_rows(lambda done, total: None)
+        await importing.build(None, lambda done, total: None)
+        return importing.plan
+
+
+@pytest.mark.parametrize("refused", ["2;;b;2024-01-31", "2;a\x01;b;2024-01-31", "2;acme;b;2024-01-31;more"])
+async def test_a_run_is_not_imported_without_a_row_of_which_only_the_key_can_be_read(
+    tmp_path: Path, refused: str
+) -> None:
+    """Once it is known, the row that was mended would be refused for ever, and its claim paid once more."""
+    path = tmp_path / "file.csv"
+    lines = ["1;acme;a;2024-01-31", "2;acme;a;2024-01-31", refused, "2;globex;a;2024-01-31", "3;acme;c;2024-01-31"]
+    path.write_text("\n".join(["run;org;claim;at", *lines]))
+    columns = {"orgId": "org", "claimId": "claim", "createdAt": "at"}
+    table = mapping(columns=columns, constants={"triggeredBy": "u-1", "format": "csv"})
+    plan = await planned(path, table)
+    others = 1 if "acme" in refused else 2  # of that key, each may be the run of the row
+    assert (plan.runs, plan.rejected_rows) == (2 + (others == 1), 1 + others)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("123456789012345678901234567891", "123456789012345678901234567891"),
+        ("9007199254740993", "9007199254740993"),
+        ("12345678901234567890.10", "12345678901234567890.1"),
+        ("7.0", "7"),
+        ("1e3", "1000"),
+        ("1e1001", "1E+1001"),
+        ("1e999999999999", "1E+999999999999"),
+    ],
+)
+async def test_a_number_keeps_its_digits_also_in_a_file_of_refused_rows(tmp_path: Path, number: str, text: str) -> None:
+    """Two claims of which a digit is lost would be one."""
+    path, rejects = tmp_path / "file.jsonl", tmp_path / "rejects.jsonl"
+    path.write_text(f'{{"run": {number}, "claim": {number}, "at": "2024-01-31"}}\n')
+    columns = mapping(columns={"claimId": "claim", "createdAt": "at"})
+    for written in (path, rejects):
+        file = open_record_file(written, columns)
+        [row] = file.rows()
+        facts = RowReader(columns).read(row)
+        assert (facts.key, [claim["claimId"] for claim in facts.claims]) == ([text], [text])
+        file.write_rejects(rejects, [(row.raw, "no time")])
 
 
 def test_rows_of_one_run_must_agree() -> None:
