@@ -12,7 +12,7 @@ from typing import Final
 
 from .connection import open_connection
 from .delivery import deliver_left
-from .spool import spool_files
+from .spool import UnreadableRuns, spool_files
 
 URL_VARIABLE: Final = "EXPORT_RUNS_AMQP_URL"
 FLUSH_TIMEOUT_S: Final = 60.0
@@ -29,7 +29,7 @@ async def flush(folder: Path, url: str, timeout_s: float, user_id: str | None = 
             except TimeoutError:
                 print(f"{path}: not everything is published: {connection.problem}", file=sys.stderr)
                 left = True
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnreadableRuns) as error:
                 print(f"{path}: cannot be read: {error}", file=sys.stderr)
                 left = True
             else:

@@ -13,7 +13,7 @@ from .connection import Connection
 from .errors import NoAnswer
 from .reports import encoded, end_of_dead, run_finished
 from .schema.events import RUN_FINISHED
-from .spool import Spool, new_spool, spool_files, taken_over
+from .spool import Spool, UnreadableRuns, new_spool, spool_files, taken_over
 
 CONFIRM_TIMEOUT_S: Final = 15.0
 PAUSE_FIRST_S: Final = 0.2
@@ -44,13 +44,19 @@ async def deliver(connection: Connection, spool: Spool) -> int:
 
 
 async def end_dead_runs(spool: Spool) -> int:
-    """Write down the ends of the runs that a dead process left; returns how many those were."""
-    runs = await spool.do(spool.runs)
-    for run in runs:
-        event = run_finished(end_of_dead(run))
+    """Write down the ends of the runs that a dead process left; returns how many of them cannot be read."""
+    unreadable = 0
+    for run_id in await spool.do(spool.run_ids):
+        try:
+            run = await spool.do(spool.run, run_id)
+            event = run_finished(end_of_dead(run))
+        except ValueError as error:
+            log.error("run %s: its process has died, and what it left cannot be read: %s", run_id, error)
+            unreadable += 1
+            continue
         log.warning("run %s of %s: its process has died; reported as %s", run.run_id, run.org_id, event.status)
         await spool.do(spool.end_run, run.run_id, run.org_id, RUN_FINISHED, encoded(event))
-    return len(runs)
+    return unreadable
 
 
 class Delivery:
@@ -92,23 +98,26 @@ class Delivery:
         for path in await asyncio.to_thread(spool_files, self._folder):
             try:
                 await deliver_left(self._connection, path)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnreadableRuns) as error:
                 log.error("the spool %s cannot be read or written: %s", path, error)
 
 
 async def deliver_left(connection: Connection, path: Path) -> int | None:
     """End the runs of a dead process, and publish all that its file has; returns how many events those were.
 
-    None if the process lives. Raises sqlite3.Error if the file cannot be read.
+    None if the process lives. Raises sqlite3.Error if the file cannot be read, and UnreadableRuns.
     """
     spool = await asyncio.to_thread(taken_over, path)
     if spool is None:
         return None
     try:
-        await end_dead_runs(spool)
-        return await deliver(connection, spool)
+        unreadable = await end_dead_runs(spool)
+        count = await deliver(connection, spool)
     finally:
         spool.close()
+    if unreadable:
+        raise UnreadableRuns(f"{unreadable} runs were left by another version of this client, which can read them")
+    return count
 
 
 @asynccontextmanager

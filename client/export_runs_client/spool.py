@@ -41,7 +41,8 @@ _HAS_TABLES: Final = "SELECT count(*) FROM sqlite_schema WHERE name = 'events'"
 _INSERT_RUN: Final = "INSERT INTO runs VALUES (?, ?, ?, '{}')"
 _UPDATE_RUN: Final = "UPDATE runs SET changed_at = ? WHERE run_id = ?"
 _UPDATE_FACTS: Final = "UPDATE runs SET facts = ? WHERE run_id = ?"
-_LIST_RUNS: Final = "SELECT run_id, org_id, changed_at, facts FROM runs ORDER BY rowid"
+_LIST_RUNS: Final = "SELECT run_id FROM runs ORDER BY rowid"
+_GET_RUN: Final = "SELECT org_id, changed_at, facts FROM runs WHERE run_id = ?"
 _DELETE_RUN: Final = "DELETE FROM runs WHERE run_id = ?"
 _WRITE_CLAIM: Final = "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)"
 _LIST_CLAIMS: Final = "SELECT claim_id, outcome, details FROM claims WHERE run_id = ? ORDER BY rowid"
@@ -58,6 +59,10 @@ _COUNT: Final = "SELECT (SELECT count(*) FROM runs) + (SELECT count(*) FROM even
 
 class SpoolFull(ExportRunsError):
     """So much waits to be reported that no new export may begin. Nothing was written, reserved or paid."""
+
+
+class UnreadableRuns(ExportRunsError):
+    """A process that has died left runs that this version cannot read. All others of its file are reported."""
 
 
 class Outcome(StrEnum):
@@ -144,21 +149,23 @@ class Spool:
             self._database.execute(_DELETE_CLAIMS, (str(run_id),))
             self._database.execute(_DELETE_RUN, (str(run_id),))
 
-    def runs(self) -> list[RunRecord]:
+    def run_ids(self) -> list[str]:
         """The runs that have not ended."""
-        return [
-            RunRecord(
-                run_id=UUID(run_id),
-                org_id=org_id,
-                changed_at=datetime.fromisoformat(changed_at),
-                facts=facts,
-                claims=[
-                    ClaimRecord(claim_id, Outcome(outcome), details)
-                    for claim_id, outcome, details in self._database.execute(_LIST_CLAIMS, (run_id,))
-                ],
-            )
-            for run_id, org_id, changed_at, facts in self._database.execute(_LIST_RUNS).fetchall()
-        ]
+        return [run_id for (run_id,) in self._database.execute(_LIST_RUNS)]
+
+    def run(self, run_id: str) -> RunRecord:
+        """One of them. Raises ValueError where another version of this client wrote what this one cannot read."""
+        org_id, changed_at, facts = self._database.execute(_GET_RUN, (run_id,)).fetchone()
+        return RunRecord(
+            run_id=UUID(run_id),
+            org_id=org_id,
+            changed_at=datetime.fromisoformat(changed_at),
+            facts=facts,
+            claims=[
+                ClaimRecord(claim_id, Outcome(outcome), details)
+                for claim_id, outcome, details in self._database.execute(_LIST_CLAIMS, (run_id,))
+            ],
+        )
 
     def first_event(self) -> SpooledEvent | None:
         """The event that has waited longest."""

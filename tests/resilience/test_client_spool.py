@@ -1,20 +1,22 @@
 """Nothing that was paid is forgotten: by a process that is killed at any step, or while RabbitMQ is away."""
 
 import asyncio
+import json
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from export_runs_client import ExportRuns
 from export_runs_client.connection import open_connection
 from export_runs_client.delivery import deliver_left
-from export_runs_client.spool import spool_files
+from export_runs_client.spool import ClaimRecord, Outcome, new_spool, spool_files
 from tests.chaos.proxy import Proxy
 from tests.commands import COMMAND_TIMEOUT_S, environment
 from tests.resilience.client_exporter import CLAIM_IDS, paid, run_exporter
 from tests.resilience.conftest import through
-from tests.wire import POLL_S, WAIT_S, Wire
+from tests.wire import POLL_S, WAIT_S, Wire, run_created
 from worker.settings import WorkerSettings
 
 KILLED = (-9, 255)
@@ -124,6 +126,31 @@ async def test_a_broken_file_stops_none_of_the_others(
     assert (code, f"{broken}: cannot be read: " in text, ": 2 published" in text) == (1, True, True)
     run = await wire.until_run(await only_run(wire, "acme"))
     assert run["claimIds"] == ["taxi-17"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_run_that_another_version_left_stops_none_of_the_others(
+    amqp_url: str, wire: Wire, tmp_path: Path, settings: WorkerSettings
+) -> None:
+    left = new_spool(tmp_path)
+    for run_id in (UUID(int=1), UUID(int=2)):
+        created = json.dumps(run_created(runId=str(run_id))).encode()
+        left.begin_run(run_id, "org-1", "run-created", created)
+        left.write_claims(run_id, [ClaimRecord("taxi-9", Outcome.IN_DOUBT)])
+    left._database.execute("UPDATE claims SET outcome = 'later' WHERE run_id = ?", (str(UUID(int=1)),))
+    left.close()
+    async with (
+        ExportRuns.connect(amqp_url, spool=tmp_path, timeout_s=WAIT_S) as runs,
+        runs.export("acme", "alice", "csv", ["taxi-17"], reserve=False) as export,
+    ):
+        await export.paying("taxi-17")
+        await export.exported("taxi-17")
+    assert (await wire.until_run(await only_run(wire, "acme")))["claimIds"] == ["taxi-17"]
+    run = await wire.until_run(str(UUID(int=2)))
+    assert (run["status"], run["claimIds"]) == ("partial", ["taxi-9"])
+    [path] = spool_files(tmp_path)
+    code, text = await flush_command(settings, str(tmp_path))
+    assert (code, f"{path}: cannot be read: 1 runs were left by another version" in text) == (1, True)
 
 
 @pytest.mark.parametrize(
