@@ -15,6 +15,7 @@ from handlers.restores import Restore
 from handlers.restores import after_restore as note_restore
 from schema.limits import LEASE_TTL_S_MAX
 from schema.results import ExportRun
+from worker.database.migrations import REPEATABLE
 from worker.database.migrations import migrate as apply_migrations
 from worker.database.pool import connect
 from worker.settings import DatabaseSettings
@@ -38,9 +39,8 @@ def migrate(
         out.print_text(sql.roles())
         return
     settings = read_settings(DatabaseSettings)
-    repeatable = [migration.name for migration in sql.migrations() if not migration.in_transaction]
-    if repeat is not None and repeat not in repeatable:
-        raise typer.BadParameter(f"must be one of {', '.join(repeatable)}", param_hint="--repeat")
+    if repeat is not None and repeat not in REPEATABLE:
+        raise typer.BadParameter(f"must be one of {', '.join(REPEATABLE)}", param_hint="--repeat")
     with errors_explained():
         applied = asyncio.run(apply_migrations(settings, sql.migrations(), err.print_line, repeat=repeat))
     if as_json:

@@ -11,9 +11,11 @@ import sql
 from sql import Migration
 from sql.connection import Connection
 from tests.conftest import database_settings
+from tests.forked import forked_export_runs
 from worker.database.errors import DatabaseRefused
 from worker.database.gate import pending
 from worker.database.migrations import migrate
+from worker.settings import WorkerSettings
 
 ONE = Migration(1, "one", "CREATE TABLE one (a integer)")
 TWO = Migration(2, "two", "CREATE TABLE two (a integer); INSERT INTO two VALUES (1)")
@@ -208,6 +210,31 @@ async def test_what_has_no_transaction_can_be_repeated(empty: Connection, empty_
         await migrate(database_settings(empty_url), planted[:count])
         failing += await not_repeatable(empty, migration)
     assert failing == unrepeatable.statements
+
+
+async def schema_of(connection: Connection) -> set[str]:
+    """All columns, checks, indexes and functions."""
+    rows = await connection.fetch(
+        "SELECT concat_ws(' ', table_name, column_name, data_type, column_default) AS part"
+        " FROM information_schema.columns WHERE table_schema = 'public'"
+        " UNION ALL SELECT concat_ws(' ', conrelid::regclass, conname, convalidated, pg_get_constraintdef(oid))"
+        " FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
+        " UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        " UNION ALL SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        " AND prokind IN ('f', 'p')"
+    )
+    return {row["part"] for row in rows}
+
+
+@pytest.mark.parametrize("name", [each.name for each in sql.migrations() if not each.in_transaction])
+async def test_what_the_command_repeats_leaves_the_schema_of_today(
+    connection: Connection, settings: WorkerSettings, name: str
+) -> None:
+    """A migration that later ones have changed would put back what was before them: reversals were refused then."""
+    before = await schema_of(connection)
+    finished = await forked_export_runs("migrate", "--repeat", name, settings=settings)
+    assert finished.code in (0, 2), finished
+    assert await schema_of(connection) == before
 
 
 def folder_of(folder: Path, *names: str) -> Path:

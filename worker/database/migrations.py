@@ -29,6 +29,10 @@ TURN_INTERVAL_S: Final = 0.5
 _INDEX: Final = re.compile(r"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+IF\s+NOT\s+EXISTS\s+(\w+)", re.IGNORECASE)
 _CONCURRENTLY: Final = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 
+REPEATABLE: Final = ("canonical_claim_ids",)
+"""Migrations that can be applied once more to the schema of today, by their names. Any other one would put back what
+later ones have changed."""
+
 Say = Callable[[str], None]
 
 
@@ -68,7 +72,7 @@ async def migrate(
     repeat: str | None = None,
 ) -> list[sql.Migration]:
     """Apply what is missing; returns what was applied. `say` is told each migration, what it waits for, and what it
-    has to say itself. With `repeat`, the migration of this name, which has no transaction, is applied once more.
+    has to say itself. With `repeat`, the migration of this name, one of REPEATABLE, is applied once more.
 
     Safe to run from several processes at once, which take turns, and to repeat after a crash or an error. Raises
     DatabaseRefused (see `pending`) and where a pooler stands before PostgreSQL, and MigrationHeldUp when others were in
