@@ -57,6 +57,10 @@ COMMANDS: Final = {
 class LateCommands(typer.core.TyperGroup):
     """The commands, each imported when it is called, and all of them for the help: to import takes longest."""
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        _make_help_readable(self)
+
     def list_commands(self, ctx: Any) -> list[str]:
         """All names."""
         self._import(COMMANDS)
@@ -69,7 +73,19 @@ class LateCommands(typer.core.TyperGroup):
 
     def _import(self, names: Iterable[str]) -> None:
         for name in names:
-            self.commands[name] = typer.main.get_group(resolve_name(COMMANDS[name])).commands[name]
+            command = typer.main.get_group(resolve_name(COMMANDS[name])).commands[name]
+            _make_help_readable(command)
+            self.commands[name] = command
+
+
+def _make_help_readable(command: Any) -> None:
+    """typer would break lines where the docstring has its line ends, and show a flag as if it took a value."""
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in command.help.split("\n\n"))
+    for parameter in command.get_params(typer.Context(command)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for subcommand in getattr(command, "commands", {}).values():
+        _make_help_readable(subcommand)
 
 
 app = typer.Typer(

@@ -217,3 +217,9 @@ def test_the_help_of_a_command_explains_it_and_each_option(words: tuple[str, ...
     assert result.exit_code == 0
     options = [option for parameter in parameters for option in parameter.opts if option.startswith("--")]
     assert [option for option in options if option not in result.output] == []
+    assert "<bool>" not in result.output  # a flag takes no value
+
+
+def test_a_paragraph_of_help_is_as_wide_as_the_terminal() -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["status", "--help"])
+    assert "Exit code 3 if RabbitMQ or PostgreSQL cannot be asked, and why; the rest is shown" in result.output
