@@ -38,6 +38,11 @@ Raw: TypeAlias = Any
 """A row as its file has it, in a form that JSON can say, so that it can be written back."""
 
 
+NumberedRecords: TypeAlias = Iterator[tuple[int, Sequence[Cell]]]
+
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row: its number in the file, its cells by their headings, and what it was read from."""
@@ -132,11 +137,32 @@ class CsvFile(_TextFile):
             records = enumerate(_csv_reader(file, self.delimiter), start=1)
             try:
                 self.headings, below = find_headings(iter(records), self._mapping, self.path)
-                yield from table_rows(below, self.headings, self._mapping)
+                yield from table_rows(self._without_rows_in_cells(below), self.headings, self._mapping)
             except csv.Error as error:
                 raise FileRefused(f"{self.path}: cannot be read as CSV: {error}") from error
             except UnicodeError as error:
                 raise FileRefused(f"{self.path}: is not in {self.encoding}: {error}") from error
+
+    def _without_rows_in_cells(self, records: NumberedRecords) -> NumberedRecords:
+        """The records. Raises FileRefused where a quotation mark has taken in the rows below: they would be missing."""
+        columns = self._mapping.columns
+        times = [columns[name] for name in ("createdAt", "finishedAt") if name in columns]
+        claims = [columns[name] for name in ("claimId", "claimIds") if name in columns]
+        places = [self.headings.index(heading) for heading in (*self._mapping.run_key, *claims, *times)]
+        for number, record in records:
+            for cell in record if times else ():  # a suggestion has no mapping yet
+                lines = _LINE_END.split(cell)[1:] if isinstance(cell, str) else []
+                if any(self._is_row(line, places, self.headings.index(times[0])) for line in lines):
+                    raise FileRefused(
+                        f"{self.path}: row {number}: a cell has whole rows in it; is a quotation mark not closed?"
+                    )
+            yield number, record
+
+    def _is_row(self, line: str, places: Sequence[int], place_of_time: int) -> bool:
+        """Whether a line may be a row: it has a cell for each heading, and all those that a row needs."""
+        cells = next(_csv_reader([line], self.delimiter), [])
+        is_whole = len(cells) == len(self.headings) and all(cells[place].strip() for place in places)
+        return is_whole and re.search(r"\d", cells[place_of_time]) is not None
 
     def write_rejects(self, path: Path, rejects: Iterable[tuple[Raw, str]]) -> None:
         """Write rows to a CSV file of the same encoding and delimiter, each with its reason."""
@@ -215,9 +241,6 @@ def _delimiter_of(sample: str) -> str:
 
     csv.field_size_limit(CELL_CHARS_MAX)
     return max(DELIMITERS, key=score)
-
-
-NumberedRecords: TypeAlias = Iterator[tuple[int, Sequence[Cell]]]
 
 
 def find_headings(records: NumberedRecords, mapping: Mapping, path: Path) -> tuple[list[str], NumberedRecords]:

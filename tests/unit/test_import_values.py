@@ -340,6 +340,34 @@ async def test_a_number_keeps_its_digits_also_in_a_file_of_refused_rows(tmp_path
         file.write_rejects(rejects, [(row.raw, "no time")])
 
 
+QUOTED = {
+    "up to a later quotation mark in its cell": [
+        '1;a;2024-01-31;"no receipt',
+        "1;b;2024-01-31;",
+        '2;c;2024-01-31;"late"',
+    ],
+    "up to one that ends a cell": ['1;a;2024-01-31;"no receipt', "1;b;2024-01-31;", '2;c;2024-01-31;12"'],
+    "up to the end of the file": ['1;a;2024-01-31;"no receipt', "1;b;2024-01-31;"],
+}
+
+
+@pytest.mark.parametrize("lines", QUOTED.values(), ids=QUOTED)
+async def test_a_file_with_rows_inside_a_cell_is_refused(tmp_path: Path, lines: list[str]) -> None:
+    """A quotation mark that is not closed takes in the rows below: their claims would be missing, and paid again."""
+    path = tmp_path / "file.csv"
+    path.write_text("\n".join(["run;claim;at;note", *lines]) + "\n")
+    table = mapping(columns={"claimId": "claim", "createdAt": "at"})
+    with pytest.raises(FileRefused, match="row 2: a cell has whole rows in it; is a quotation mark not closed"):
+        await planned(path, table)
+
+
+async def test_a_cell_of_several_lines_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file.csv"
+    path.write_text('run;claim;at;note\n1;a;2024-01-31;"a taxi; on 2024-01-30\n; ; ; \nand back"\n1;b;2024-01-31;\n')
+    plan = await planned(path, mapping(columns={"claimId": "claim", "createdAt": "at"}))
+    assert (plan.rows, plan.claims) == (2, 2)
+
+
 def test_rows_of_one_run_must_agree() -> None:
     rows = [read({"claim": "a"}), read({"claim": "b", "at": "2024-01-30"})]
     run = build_run("s", "org-1", ["1"], rows)
