@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from .connection import Connection
 from .errors import NoAnswer
@@ -69,11 +70,29 @@ class Delivery:
         """The file of this client."""
         self._written = asyncio.Event()
         self._idle = asyncio.Event()
+        self._unwritten_ends: list[tuple[UUID, str, str, bytes]] = []
 
     def wake(self) -> None:
         """There is something new to publish."""
         self._idle.clear()
         self._written.set()
+
+    async def end_run(self, run_id: UUID, org_id: str, body: bytes) -> None:
+        """Write down the event of a run's end, in place of the run. Who is cancelled meanwhile has it written, too.
+
+        Raises sqlite3.Error where the disk does not take it. Then it is tried again as long as the client lives: nobody
+        else reports the run of a process that lives.
+        """
+        await asyncio.shield(asyncio.create_task(self._write_end((run_id, org_id, RUN_FINISHED, body))))
+
+    async def _write_end(self, end: tuple[UUID, str, str, bytes]) -> None:
+        try:
+            await self.spool.do(self.spool.end_run, *end)
+        except sqlite3.Error:
+            self._unwritten_ends.append(end)
+            raise
+        finally:
+            self.wake()
 
     async def drained(self) -> None:
         """Wait until everything is published."""
@@ -85,6 +104,9 @@ class Delivery:
         while True:
             self._written.clear()
             try:
+                while self._unwritten_ends:
+                    await self.spool.do(self.spool.end_run, *self._unwritten_ends[0])
+                    del self._unwritten_ends[0]
                 await deliver(self._connection, self.spool)
             except sqlite3.Error as error:
                 log.error("the spool %s cannot be read or written: %s", self.spool.path, error)

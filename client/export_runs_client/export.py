@@ -13,7 +13,7 @@ from .delivery import Delivery
 from .lease import RENEW_AT, Lease, clock_s
 from .reports import EndFacts, RunEnd, encoded, error_of, now, run_finished
 from .schema.claim_ids import canonical_claim_id
-from .schema.events import RUN_CREATED, RUN_FINISHED, SCHEMA_VERSION, FinishedFacts, RunCreated, RunStatus
+from .schema.events import RUN_CREATED, SCHEMA_VERSION, FinishedFacts, RunCreated, RunStatus
 from .schema.fields import Artifact, ClaimDetails, ControlTotal, SkippedClaim
 from .schema.limits import BODY_BYTES_MAX
 from .schema.requests import ReservationMode, ReserveClaims
@@ -188,11 +188,7 @@ class Export:
             facts=self._facts,
             refused=[_refused(each) for each in self.conflicts if canonical_claim_id(each.claim_id) not in done],
         )
-        spool = self._delivery.spool
-        try:
-            await spool.do(spool.end_run, self.run_id, end.org_id, RUN_FINISHED, encoded(run_finished(end)))
-        finally:
-            self._delivery.wake()  # who was cancelled meanwhile has written it all the same
+        await self._delivery.end_run(self.run_id, end.org_id, encoded(run_finished(end)))
 
     def _is(self, outcome: Outcome, claim_id: str) -> bool:
         record = self._records.get(canonical_claim_id(claim_id))

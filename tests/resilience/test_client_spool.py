@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from export_runs_client import ExportRuns
+from export_runs_client import ExportRuns, delivery
 from export_runs_client.connection import open_connection
 from export_runs_client.delivery import deliver_left
 from export_runs_client.spool import ClaimRecord, Outcome, new_spool, spool_files
@@ -151,6 +152,34 @@ async def test_a_run_that_another_version_left_stops_none_of_the_others(
     [path] = spool_files(tmp_path)
     code, text = await flush_command(settings, str(tmp_path))
     assert (code, f"{path}: cannot be read: 1 runs were left by another version" in text) == (1, True)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_end_that_finds_no_room_on_the_disk_is_written_when_there_is_some(
+    amqp_url: str, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process lives on for weeks, perhaps: nobody else reports what it has paid."""
+    monkeypatch.setattr(delivery, "PAUSE_MAX_S", 0.05)
+    async with ExportRuns.connect(amqp_url, spool=tmp_path, timeout_s=WAIT_S) as runs:
+        assert runs._delivery is not None
+        database = runs._delivery.spool._database
+        run_ids: list[UUID] = []
+
+        async def pay_and_fail() -> None:
+            async with runs.export("acme", "alice", "csv", ["taxi-17"]) as export:
+                run_ids.append(export.run_id)
+                await export.paying("taxi-17")
+                await export.exported("taxi-17")
+                [pages] = database.execute("PRAGMA page_count").fetchone()
+                database.execute(f"PRAGMA max_page_count = {pages}")
+                raise RuntimeError("x" * 9_000)  # its text takes more than a page
+
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            await pay_and_fail()
+        database.execute("PRAGMA max_page_count = 1000000")
+        run = await wire.until_run(str(run_ids[0]), status="partial")
+    assert run["claimIds"] == ["taxi-17"]
+    assert spool_files(tmp_path) == []
 
 
 @pytest.mark.parametrize(
