@@ -20,7 +20,7 @@ _ERRORS: Final = (BadZipFile, InvalidFileException, KeyError, ValueError, OSErro
 """What the reader raises for a file that is no workbook."""
 
 _SIGNIFICANT_DIGITS: Final = 15
-"""Of a number; a spreadsheet has no more, and what is past them is noise."""
+"""Of a float; a spreadsheet has no more, and what is past them is noise. A whole number is exact."""
 
 
 class WorkbookFile:
@@ -85,7 +85,7 @@ def _cell(cell: Any) -> Cell:
 
 def _number(value: float, form: str) -> Cell:
     """A number without the noise of a float. With a form of zeros, such as 00000, it is a text with these zeros."""
-    number = Decimal(f"{value:.{_SIGNIFICANT_DIGITS}g}")
+    number = Decimal(value) if isinstance(value, int) else Decimal(f"{value:.{_SIGNIFICANT_DIGITS}g}")
     if re.fullmatch("0{2,}", form) and number >= 0 and number == number.to_integral_value():
         return f"{number:f}".split(".")[0].zfill(len(form))
     return number
@@ -106,12 +106,18 @@ def _written(sheet: Any, raw: Raw) -> object:
     match raw:
         case {"number": str(text)}:
             number = Decimal(text)
+            if abs(number) >= 10**_SIGNIFICANT_DIGITS:
+                return _text_cell(sheet, text)  # whoever mends the file by a spreadsheet would else lose digits
             return int(number) if number == number.to_integral_value() else float(number)
         case {"time": str(text)}:
             return datetime.fromisoformat(text)
         case str():
-            cell = WriteOnlyCell(sheet, raw)
-            cell.data_type = "s"  # never a formula
-            return cell
+            return _text_cell(sheet, raw)
         case _:
             return raw
+
+
+def _text_cell(sheet: Any, text: str) -> object:
+    cell = WriteOnlyCell(sheet, text)
+    cell.data_type = "s"  # never a formula
+    return cell

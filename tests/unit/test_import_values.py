@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openpyxl import Workbook
 
 from cli.console import FileRefused
 from cli.imports import sorting
@@ -338,6 +339,26 @@ async def test_a_number_keeps_its_digits_also_in_a_file_of_refused_rows(tmp_path
         facts = RowReader(columns).read(row)
         assert (facts.key, [claim["claimId"] for claim in facts.claims]) == ([text], [text])
         file.write_rejects(rejects, [(row.raw, "no time")])
+
+
+async def test_a_whole_number_of_a_workbook_keeps_its_digits(tmp_path: Path) -> None:
+    """A spreadsheet keeps 15 of them, a program that writes a workbook 16."""
+    path, rejects = tmp_path / "file.xlsx", tmp_path / "rejects.xlsx"
+    workbook = Workbook()
+    sheet = workbook.active
+    assert sheet is not None
+    sheet.append(["run", "claim", "at"])
+    numbers = (1234567890123456, 1234567890123457)
+    for number in numbers:
+        sheet.append([1, number, "2024-01-31"])
+    workbook.save(path)
+    columns = mapping(columns={"claimId": "claim", "createdAt": "at"})
+    for written in (path, rejects):
+        file = open_record_file(written, columns)
+        rows = list(file.rows())
+        claims = [RowReader(columns).read(row).claims[0]["claimId"] for row in rows]
+        assert claims == [str(number) for number in numbers]
+        file.write_rejects(rejects, [(row.raw, "no time") for row in rows])
 
 
 QUOTED = {
