@@ -107,8 +107,14 @@ def run_finished(end: RunEnd) -> RunFinished:
 
 
 def error_of(exception: BaseException) -> RunError:
-    """An exception, as the error of a run."""
-    return RunError(code=shortened(type(exception).__name__, TEXT_CHARS_MAX), detail=_detail(str(exception)))
+    """An exception, as the error of a run. One that cannot be told hides no payment."""
+    name = type(exception).__name__
+    code = shortened(name, TEXT_CHARS_MAX) if name.isidentifier() else Exception.__name__
+    try:
+        text = str(exception)
+    except Exception as error:  # noqa: BLE001 -- the exporter's code
+        text = f"its text cannot be had: {type(error).__name__}"
+    return RunError(code=code, detail=_detail(text))
 
 
 def encoded(event: WireModel) -> bytes:

@@ -56,6 +56,27 @@ async def exported_before(wire: Wire, claim_id: str) -> UUID:
     return UUID(finished["runId"])
 
 
+class Unspeakable(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("none")
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    ("error", "code"), [(Unspeakable(), "Unspeakable"), (type("a\nb", (Exception,), {})("c"), "Exception")]
+)
+async def test_an_error_that_cannot_be_told_hides_no_payment(
+    runs: ExportRuns, wire: Wire, error: Exception, code: str
+) -> None:
+    with pytest.raises(type(error)):
+        async with runs.export("acme", "alice", "csv", ["taxi-1"]) as export:
+            await then_raise(pay(export, "taxi-1"), error)
+    run = await ended(wire, export, "partial")
+    assert (run["claimIds"], run["error"]["code"]) == (["taxi-1"], code)
+
+
 @pytest.mark.usefixtures("worker")
 async def test_an_export_reserves_and_reports_what_went_out(runs: ExportRuns, wire: Wire) -> None:
     claim_ids = ["taxi-17", "hotel-4"]
