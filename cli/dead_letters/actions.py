@@ -166,8 +166,8 @@ class ReplayAction:
         }
         if self._is_chosen:
             headers.pop(PUBLISHER_HEADER, None)
-        elif properties.user_id is not None:
-            headers[PUBLISHER_HEADER] = properties.user_id
+        elif letter.error_code not in set(DeadLetterCode):  # RabbitMQ moved it, and no worker has checked it
+            headers[PUBLISHER_HEADER] = properties.user_id or ""
         return message_copy(delivery, headers, self._to_type or properties.message_type, self._user_id)
 
 

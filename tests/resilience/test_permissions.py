@@ -396,23 +396,26 @@ async def test_a_replay_gives_a_publisher_no_organisation_that_it_does_not_have(
         Wire.connect(url_of(users, "exporter"), "test-exporter") as exporter,
         Wire.connect(url_of(users, "operator"), "test-operator") as operator,
     ):
-        expired, mistyped = run_finished(orgId="globex"), run_finished(orgId="globex")
+        expired, unnamed, mistyped = [run_finished(orgId="globex") for _ in range(3)]
         own = run_finished(orgId="acme")
         for event in (expired, own):
             await exporter.publish("run-finished", event, expiration=0.001)
-        await operator.until_count(dead, 2)
+        forged = {"x-first-publisher": "test-operator"}
+        await wires["exporter"].publish("run-finished", unnamed, expiration=0.001, headers=forged)
+        await operator.until_count(dead, 3)
         await exporter.publish("run-finished", mistyped, type="run-created")
         async with running_worker(settings, pool):
-            await operator.until_count(dead, 3)
+            await operator.until_count(dead, 4)
             await forked_export_runs("dead-letters", "replay", settings=as_operator)
             await operator.until_run(own["runId"])
-            await operator.until_count(dead, 2)
+            await operator.until_count(dead, 3)
             options = "--queue", "run-finished", "--to-type", "run-finished"
             await forked_export_runs("dead-letters", "replay", *options, settings=as_operator)
-            await operator.until_count(dead, 2)
-            letters = [await operator.take_from(dead) for _ in range(2)]
+            await operator.until_count(dead, 3)
+            letters = [await operator.take_from(dead) for _ in range(3)]
             assert {letter.headers["x-error-code"] for letter in letters} == {"ORGANISATION_NOT_ALLOWED"}
-            assert [await operator.run(event["runId"]) for event in (expired, mistyped)] == [None, None]
+            runs = [await operator.run(event["runId"]) for event in (expired, unnamed, mistyped)]
+            assert runs == [None, None, None]
 
 
 @pytest.mark.parametrize("header", ["CC", "BCC"])
