@@ -179,6 +179,7 @@ def users(broker_server: LocalRabbitMQ, tmp_path_factory: pytest.TempPathFactory
         for user in definitions["users"]:
             assert user["password_hash"] == ""
             user["password_hash"] = password_hash()
+        await rabbitmqctl(broker_server, "await_startup")  # it listens a moment before it takes commands
         file = tmp_path_factory.mktemp("permissions") / "definitions.json"
         file.write_text(json.dumps(definitions))
         await rabbitmqctl(broker_server, "import_definitions", str(file))
