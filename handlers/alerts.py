@@ -5,7 +5,7 @@ alerts for some seconds, publishes them, and then removes or postpones them. If 
 again when the seconds are over.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sql
@@ -51,10 +51,10 @@ async def next_turn(connection: Connection, after_org_id: str, limit: int) -> Tu
     )
 
 
-async def take_alerts(connection: Connection, org_id: str, limit: int, taken_s: float) -> list[TakenAlert]:
-    """Take the next alerts of an organisation for `taken_s` seconds; returns after the commit."""
+async def take_alerts(connection: Connection, org_ids: Sequence[str], limit: int, taken_s: float) -> list[TakenAlert]:
+    """Take the next alerts of organisations for `taken_s` seconds, at most so many of each; returns when committed."""
     async with transaction(connection):
-        rows = await connection.fetch(sql.query("take_alerts"), org_id, limit, taken_s)
+        rows = await connection.fetch(sql.query("take_alerts"), org_ids, limit, taken_s)
     return [
         TakenAlert(
             DoubleExportDetected(

@@ -10,7 +10,7 @@ looked up when somebody asks.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -42,19 +42,18 @@ from .query_arguments import (
     SEPARATOR,
     DoubleExportRunsSearch,
     DoubleExportsPage,
-    EarlierRunsSearch,
+    DoubleExportsSearch,
     JoinedClaims,
     NewAlert,
     RepeatedClaim,
     Resolution,
-    RunExports,
     RunKey,
     column_arrays,
     joined,
 )
 
 EARLIER_RUNS_READ_MAX: Final = 10_000
-"""Exports that are looked at to name the earlier runs of one alert."""
+"""Exports that are looked at to name the earlier runs of one alert, unless its run has more claims than that."""
 
 
 @dataclass(slots=True)
@@ -74,25 +73,26 @@ class FoundDoubleExports:
     def __init__(self) -> None:
         self._by_run: defaultdict[RunKey, RunDoubleExports] = defaultdict(RunDoubleExports)
 
-    async def look_for(self, connection: Connection, exports: Sequence[RunExports]) -> None:
-        """Find what runs make double exports by exporting these claims, before the claims are written.
+    async def look_for(self, connection: Connection, exports: Iterable[tuple[UUID, str, Collection[str]]]) -> None:
+        """Find what runs make double exports by exporting claims, before the claims are written.
 
-        The caller holds the locks of the claims. No run and no claim of an organisation may be there twice.
+        The exports come as (run, organisation, claim ids). The caller holds the locks of the claims. No run and no
+        claim of an organisation may be there twice.
         """
-        if not exports:
+        searches = [
+            DoubleExportsSearch(
+                run_id, org_id, joined(claim_ids), EARLIER_RUNS_READ_MAX // min(len(claim_ids), ALERT_CLAIMS_MAX)
+            )
+            for run_id, org_id, claim_ids in exports
+            if claim_ids
+        ]
+        if not searches:
             return
-        searches: list[EarlierRunsSearch] = []
-        for row in await connection.fetch(sql.query("find_double_exports"), *column_arrays(exports)):
-            claim_ids = row["claim_ids"].split(SEPARATOR)
-            run_key = RunKey(row["run_id"], row["org_id"])
-            self._by_run[run_key].claim_ids.update(claim_ids)
-            named = sorted(claim_ids)[:ALERT_CLAIMS_MAX]
-            searches.append(EarlierRunsSearch(*run_key, joined(named), EARLIER_RUNS_READ_MAX // len(named)))
-        if searches:
-            arguments = *column_arrays(searches), ALERT_EARLIER_RUNS_MAX
-            for row in await connection.fetch(sql.query("find_earlier_runs"), *arguments):
-                run = self._by_run[RunKey(row["run_id"], row["org_id"])]
-                run.earlier_run_ids.update(dict.fromkeys(row["earlier_run_ids"]))
+        arguments = *column_arrays(searches), ALERT_CLAIMS_MAX, ALERT_EARLIER_RUNS_MAX
+        for row in await connection.fetch(sql.query("find_double_exports"), *arguments):
+            run = self._by_run[RunKey(row["run_id"], row["org_id"])]
+            run.claim_ids.update(row["claim_ids"].split(SEPARATOR))
+            run.earlier_run_ids.update(dict.fromkeys(row["earlier_run_ids"]))
 
     async def record(
         self,

@@ -37,7 +37,6 @@ from .query_arguments import (
     CreatedRow,
     FinishedRow,
     Origin,
-    RunExports,
     RunKey,
     column_arrays,
     joined,
@@ -104,12 +103,7 @@ async def merge_logged_finished(
     for part in _independent_parts(new, exports):
         # Before the claims are written: the index alone tells then who else has exported them.
         await double_exports.look_for(
-            connection,
-            [
-                RunExports(event.run_id, event.org_id, joined(exported))
-                for event in part
-                if (exported := exports[event.event_id])
-            ],
+            connection, [(event.run_id, event.org_id, exports[event.event_id]) for event in part]
         )
         merged = await connection.fetch(
             sql.query("merge_finished"),

@@ -121,14 +121,6 @@ class ClaimGroup(NamedTuple):
     skip_reasons: str | None
 
 
-class RunExports(NamedTuple):
-    """Claims that a run exports, joined to one text."""
-
-    run_id: UUID
-    org_id: str
-    claim_ids: str
-
-
 class OrganisationClaims(NamedTuple):
     """Claims of an organisation, joined to one text."""
 
@@ -173,8 +165,8 @@ class RepeatedClaim(NamedTuple):
     run_id: UUID
 
 
-class EarlierRunsSearch(NamedTuple):
-    """A run, claims that it makes double exports, joined to one text, and how many runs of a claim to look at."""
+class DoubleExportsSearch(NamedTuple):
+    """A run, claims that it exports, joined to one text, and how many other runs of a claim to look at."""
 
     run_id: UUID
     org_id: str

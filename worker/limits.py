@@ -23,7 +23,8 @@ class WorkerLimits:
     """Every bound of one worker; each name says its unit. Raises AssertionError where two contradict each other."""
 
     writes_max: int = 2
-    """Batches of one event queue that are written at once: one is decoded while PostgreSQL writes the other."""
+    """Batches of one event queue that are written at once, each of other organisations: one is decoded while PostgreSQL
+    writes the other."""
 
     batch_events_max: int = 200
     """Larger batches store hardly faster, and hold their locks longer."""

@@ -221,7 +221,7 @@ async def test_each_wrong_double_export_or_alert_is_a_violation(
     connection: Connection, tmp_path: Path, spoil: str, edit: Edit, violations: list[str]
 ) -> None:
     await store(connection)
-    alerts = [taken.alert for taken in await take_alerts(connection, "o", 10, 60)]
+    alerts = [taken.alert for taken in await take_alerts(connection, ["o"], 10, 60)]
     assert len(alerts) == 2
     with written_ledger(tmp_path, *LINES) as (index, bodies):
         partners = await judge_store(connection, index, bodies)

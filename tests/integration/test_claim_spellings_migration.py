@@ -130,7 +130,7 @@ async def test_runs_that_exported_one_claim_in_two_spellings_are_a_double_export
         ("a", {A, B}, None),
         ("own a", {A, B}, None),
     ]
-    [taken] = await take_alerts(before.connection, "org-1", 10, 60)
+    [taken] = await take_alerts(before.connection, ["org-1"], 10, 60)
     assert (taken.alert.run_id, taken.alert.earlier_run_ids, taken.alert.claim_ids) in (
         (B, [A], ["a", "own a"]),
         (A, [B], ["a", "own a"]),

@@ -206,19 +206,8 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "exports of no import": ("find_exports_of_no_import", of("largest", claims(1)), {CLAIMS, RUNS}),
     "double exports of runs": (
         "find_double_exports",
-        [[run_id(1), run_id(2)], ["largest"] * 2, ["claim-17\x1fclaim-18", "claim-27"]],
-        {CLAIMS, OVERRIDES, GRANTS, REVERSALS_OF_RUN},
-    ),
-    "earlier runs": (
-        "find_earlier_runs",
-        [
-            [run_id(1), run_id(2)],
-            ["largest"] * 2,
-            ["claim-17\x1fclaim-18", "claim-27"],
-            [100, 100],
-            10,
-        ],
-        {CLAIMS, OVERRIDES, GRANTS, RUNS},
+        [[run_id(1), run_id(2)], ["largest"] * 2, ["claim-17\x1fclaim-18", "claim-27"], [100, 100], 100, 10],
+        {CLAIMS, CLAIMS_OF_RUN, OVERRIDES, GRANTS, REVERSALS_OF_RUN, RUNS},
     ),
     "exports of a run": (
         "list_exports_of_run",
@@ -238,7 +227,7 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "double export": ("get_double_export_for_update", ["largest", "claim-17"], {RECORDS}),
     "resolution": ("resolve_double_export", ["largest", "claim-17", "2026-01-01Z", "bob", "n"], {RECORDS}),
     "organisations with alerts": ("list_alert_organisations", ["org-2", 20], {ALERTS, NEXT_ALERTS}),
-    "alerts to take": ("take_alerts", ["largest", 5, 30.0], {NEXT_ALERTS, ALERTS}),
+    "alerts to take": ("take_alerts", [["largest"], 5, 30.0], {NEXT_ALERTS, ALERTS}),
     "alerts to remove": ("remove_alerts", [["largest"] * 2, [run_id(1), run_id(2)]], {ALERTS}),
     "alerts to postpone": ("postpone_alerts", [["largest"] * 2, [run_id(1), run_id(2)], [1.0, 2.0]], {ALERTS}),
     "backlog": ("count_backlog", [86_400, 100], {ALERTS, OPEN, PENDING}),

@@ -118,7 +118,10 @@ QUERIES = {
     "is_read_only": ("", "?column? bool"),
     "lock_runs": ("uuid[]", "count int8"),
     "lock_runs_and_claims": ("uuid[], text[], text[]", "case int8"),
-    "find_double_exports": ("uuid[], text[], text[]", "run_id uuid, org_id text, claim_ids text"),
+    "find_double_exports": (
+        "uuid[], text[], text[], int8[], int8, int8",
+        "run_id uuid, org_id text, claim_ids text, earlier_run_ids uuid[]",
+    ),
     "list_exports_of_run": (
         "uuid, text, text[]",
         "claim_id text, is_reversed bool, of_whole_run bool, reason text, reversed_by text, approved_by text, "
@@ -127,10 +130,6 @@ QUERIES = {
     "insert_reversal": ("text, uuid, uuid, bool, timestamptz, text, text, text, text, text[]", ""),
     "apply_reversals": ("uuid, text", ""),
     "insert_reversal_grants": ("uuid, text, timestamptz, text[], uuid[]", "claim_id text"),
-    "find_earlier_runs": (
-        "uuid[], text[], text[], int8[], int8",
-        "run_id uuid, org_id text, earlier_run_ids uuid[]",
-    ),
     "find_runs_of_double_exports": (
         "text, text, int8, int4",
         "claim_id text, run_count int8, run_ids uuid[], statuses text[], finish_times timestamptz[], "
@@ -146,7 +145,7 @@ QUERIES = {
     ),
     "list_alert_organisations": ("text, int4", "org_id text, has_due_alert bool"),
     "take_alerts": (
-        "text, int8, float8",
+        "text[], int8, float8",
         "org_id text, event_id uuid, occurred_at timestamptz, run_id uuid, claim_count int4, claim_ids text[], "
         "earlier_run_ids uuid[], found_by text, attempts int4, next_attempt_at timestamptz, traceparent text, "
         "tracestate text",
@@ -317,15 +316,15 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "merge_created": arguments.CreatedRow._fields,
     "merge_finished": arguments.FinishedRow._fields,
     "record_double_exports": arguments.JoinedClaims._fields,
-    "find_double_exports": arguments.RunExports._fields,
+    "find_double_exports": (*arguments.DoubleExportsSearch._fields, "first_claims", "limit"),
     "insert_reversal": (*arguments.Reversal._fields, "claim_ids"),
     "insert_reversal_grants": (*arguments.ReversalGrant._fields, *arguments.ReversedClaim._fields),
     "find_exports_of_no_import": (*arguments.OrganisationClaims._fields, "limit"),
     "find_runs_of_period": arguments.PeriodSearch._fields,
     "get_last_export": arguments.LastExportSearch._fields,
-    "find_earlier_runs": (*arguments.EarlierRunsSearch._fields, "limit"),
     "find_runs_of_double_exports": arguments.DoubleExportRunsSearch._fields,
     "insert_alerts": (*arguments.NewAlert._fields, "occurred_at"),
+    "take_alerts": ("org_id", "limit", "taken_s"),
     "remove_alerts": arguments.AlertKey._fields,
     "postpone_alerts": arguments.PostponedAlert._fields,
     "record_repeated_claims": arguments.RepeatedClaim._fields,

@@ -1,14 +1,15 @@
 """Which events the queue hands out in one batch."""
 
 import asyncio
+import json
 
 import pytest
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 from pamqp.header import ContentHeader
 
-from tests.wire import WAIT_S
-from worker.events.queue import EventQueue
+from tests.wire import WAIT_S, run_created, run_finished
+from worker.events.queue import EventQueue, queue_number
 
 SUSPECT_DELIVERIES = 10
 
@@ -109,3 +110,24 @@ async def test_a_wait_ends_when_the_queue_is_closed() -> None:
     await asyncio.sleep(0)
     queue.close()
     assert await task == []
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), ("\n,", "\t:\n")], ids=["compact", "spaces", "lines"])
+def test_events_of_one_organisation_belong_into_one_queue(separators: tuple[str, str]) -> None:
+    """Those of several are spread over all queues."""
+    numbers = {
+        queue_number(json.dumps(event, separators=separators).encode(), 2)
+        for event in (run_created(orgId="org-7"), run_finished(orgId="org-7"), run_finished(orgId="org-7", claimIds=[]))
+    }
+    assert len(numbers) == 1
+    of_many = [queue_number(json.dumps(run_created(orgId=f"org-{number}")).encode(), 2) for number in range(100)]
+    assert 30 < sum(of_many) < 70
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"not JSON", b'{"orgId": 7}', b'{"orgId": "org-7', b" " * 5_000 + b'{"orgId":"org-7"}'],
+    ids=["empty", "no JSON", "a number", "cut off", "far behind"],
+)
+def test_an_event_without_a_readable_organisation_belongs_into_the_first_queue(body: bytes) -> None:
+    assert queue_number(body, 2) == 0

@@ -27,7 +27,7 @@ from worker.database.pool import Database
 from worker.events.dead_letters import PUBLISHER_HEADER, DeadLetters, times_parked
 from worker.events.in_hand import EventsInHand
 from worker.events.parking import Parking
-from worker.events.queue import EventQueue
+from worker.events.queue import EventQueue, queue_number
 from worker.events.store import EventStore, ReceivedEvent
 from worker.events.writer import EventWriter
 from worker.limits import TimeOuts, WorkerLimits
@@ -71,7 +71,11 @@ class EventConsumer:
         self._dead_letters = dead_letters
         self._limits = limits
         self._stopping = stopping
-        self._queue = EventQueue(limits.suspect_deliveries_min)
+        self._first_queue = EventQueue(limits.suspect_deliveries_min)
+        others = (EventQueue(limits.suspect_deliveries_min) for _ in range(1, limits.writes_max))
+        self._queues = [self._first_queue, *others]
+        """One for each batch that is written at one time."""
+        self._takes_one_by_one = True
         self._room = BodyRoom(limits.event_bodies_bytes_max, BODY_BYTES_MAX, takes_oversized=True)
         self._without_body: list[Delivery] = []
         """Events that found no room. They wait, unacknowledged, until they are given back."""
@@ -106,23 +110,24 @@ class EventConsumer:
         async with self._tasks:
             await self._start_consuming(1)
             stop = self._tasks.create_task(self._stop_at_the_end())
-            while batch := await self._queue.take(1, self._limits.batch_bytes_max):
+            while batch := await self._first_queue.take(1, self._limits.batch_bytes_max):
                 # Stop now, while the prefetch of one is used up: what is on its way to a consumer
                 # that stops is delivered once more, and that counts.
                 await self._stop_consuming()
                 await self._process(batch)
-                if not self._queue.is_suspect(batch[0]):
+                if not self._first_queue.is_suspect(batch[0]):
+                    self._takes_one_by_one = False
                     await self._start_consuming(self._limits.prefetch_events)
                     break
                 await self._start_consuming(1)
-            for _ in range(self._limits.writes_max):
-                self._tasks.create_task(self._process_batches())
+            for queue in self._queues:
+                self._tasks.create_task(self._process_batches(queue))
             await stop
 
     async def _start_consuming(self, prefetch: int) -> None:
         """Does nothing once the worker stops. A new prefetch needs a new consumer."""
         async with self._consumer_lock:
-            if not self._queue.is_closed:
+            if not self._first_queue.is_closed:
                 name = names.event_queue(self._route.event_type)
                 self._consumer_tag = await start_consuming(self._link, name, prefetch, self._receive, self._room)
 
@@ -131,7 +136,8 @@ class EventConsumer:
         if delivery.redelivered:
             metrics.EVENTS_REDELIVERED.labels(self._route.event_type).inc()
         if has_body(delivery):
-            self._queue.put(delivery)
+            number = 0 if self._takes_one_by_one else queue_number(delivery.body, len(self._queues))
+            self._queues[number].put(delivery)
             return
         self._without_body.append(delivery)
         if len(self._without_body) == 1:
@@ -155,10 +161,11 @@ class EventConsumer:
     async def _stop_at_the_end(self) -> None:
         await self._stopping.wait()
         await self._stop_consuming()
-        self._queue.close()
+        for queue in self._queues:
+            queue.close()
 
-    async def _process_batches(self) -> None:
-        while batch := await self._queue.take(self._limits.batch_events_max, self._limits.batch_bytes_max):
+    async def _process_batches(self, queue: EventQueue) -> None:
+        while batch := await queue.take(self._limits.batch_events_max, self._limits.batch_bytes_max):
             await self._process(batch)
 
     async def _process(self, batch: Sequence[Delivery]) -> None:

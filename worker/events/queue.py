@@ -1,10 +1,27 @@
-"""The events that a worker holds and has not begun to store. It decides which of them make one batch."""
+"""The events that a worker holds and has not begun to store: which writer stores them, and which make one batch."""
 
 import asyncio
+import re
+import zlib
 from collections import deque
+from typing import Final
 
 from worker.broker.deliveries import Delivery
 from worker.broker.messages import deliveries_before
+
+_ORGANISATION: Final = re.compile(rb'"orgId"\s*:\s*"([^"]*)"')
+_ORGANISATION_WITHIN_BYTES: Final = 4_096
+
+
+def queue_number(body: bytes, queues: int) -> int:
+    """Which of several queues an event belongs into: those of one organisation into one, as a rule.
+
+    The claims of an organisation share locks. Two writers that store its events at one time would wait for each other;
+    with a queue for each writer they do not. It is only about speed, so it does not decode the body: the organisation
+    is read where it stands near the start, as a text without escapes.
+    """
+    found = _ORGANISATION.search(body, 0, _ORGANISATION_WITHIN_BYTES)
+    return zlib.crc32(found[1]) % queues if found else 0
 
 
 class EventQueue:

@@ -5,7 +5,7 @@ blame leaves the writers, and is tried again on the side.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -127,16 +127,22 @@ class EventWriter:
     def _within_bounds(self, batch: Sequence[ReceivedEvent]) -> Iterator[Sequence[ReceivedEvent]]:
         """Split events so that each part keeps the bounds on claims and on locks."""
         part: list[ReceivedEvent] = []
-        claims_of_org: dict[str, int] = {}
+        claims_of_org: Counter[str] = Counter()
+        claims = locks = 0
         for received in batch:
-            org_id, claims = received.event.org_id, self._store.route.claims(received.event)
-            grown = {**claims_of_org, org_id: claims_of_org.get(org_id, 0) + claims}
-            too_large = sum(grown.values()) > self._limits.batch_claims_max
-            if part and (too_large or locks_max(len(part) + 1, grown.values()) > self._limits.batch_locks_max):
+            org_id, own = received.event.org_id, self._store.route.claims(received.event)
+            before = claims_of_org[org_id]
+            new_locks = locks_max(1, [before + own]) - locks_max(0, [before])
+            if part and (
+                claims + own > self._limits.batch_claims_max or locks + new_locks > self._limits.batch_locks_max
+            ):
                 yield part
-                part, grown = [], {org_id: claims}
+                part, claims_of_org, claims, locks = [], Counter(), 0, 0
+                new_locks = locks_max(1, [own])
             part.append(received)
-            claims_of_org = grown
+            claims_of_org[org_id] += own
+            claims += own
+            locks += new_locks
         if part:
             yield part
 

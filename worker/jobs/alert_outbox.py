@@ -72,7 +72,7 @@ class AlertOutbox:
             return False
         async with self._database.connection() as connection:
             turn = await next_turn(connection, self._last_org_id or "", limits.alert_organisations_max)
-            taken = [alert for org_id in turn.due_org_ids for alert in await self._take(connection, org_id)]
+            taken = await self._take(connection, turn.due_org_ids) if turn.due_org_ids else []
         self._last_org_id = turn.last_org_id
         self._has_taken_in_round |= bool(taken)
         if taken:
@@ -82,15 +82,17 @@ class AlertOutbox:
         has_taken, self._has_taken_in_round = self._has_taken_in_round, False
         return has_taken
 
-    async def _take(self, connection: Connection, org_id: str) -> list[TakenAlert]:
-        """Some alerts of an organisation; none if one of them cannot be read: the others' turn comes all the same."""
+    async def _take(self, connection: Connection, org_ids: Sequence[str]) -> list[TakenAlert]:
+        """Some alerts of each organisation; none where one of its alerts cannot be read: the others get their turn."""
         limits = self._limits
         try:
-            return await take_alerts(connection, org_id, limits.alerts_of_organisation_max, limits.alert_taken_s)
+            return await take_alerts(connection, org_ids, limits.alerts_of_organisation_max, limits.alert_taken_s)
         except Exception as error:
             if meaning_of(error).is_temporary:
                 raise
-            log.error("alerts_failed", org_id=org_id, **describe(error))
+            if len(org_ids) > 1:
+                return [alert for org_id in org_ids for alert in await self._take(connection, [org_id])]
+            log.error("alerts_failed", org_id=org_ids[0], **describe(error))
             return []
 
     async def _publish_all(self, taken: Sequence[TakenAlert]) -> None:

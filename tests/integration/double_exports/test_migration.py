@@ -99,7 +99,7 @@ async def test_pairs_become_records_and_resolutions_are_kept(before: Connection,
     assert (two.resolved_at, two.resolved_by, two.note) == (None, None, None)
     assert (await double_export_of(before, "c-3")).note == "note 4"
     assert (await double_export_of(before, "c-5")).repeated_in_runs == [D]
-    assert await take_alerts(before, "org-1", 10, 60) == []
+    assert await take_alerts(before, ["org-1"], 10, 60) == []
 
 
 async def test_alerts_that_wait_are_brought_along_one_per_run(before: Connection, empty_url: str) -> None:
@@ -110,7 +110,7 @@ async def test_alerts_that_wait_are_brought_along_one_per_run(before: Connection
     await record(before, ("c-1", A, B), ("c-2", A, B), ("c-5", D, D))
     await record(before, ("c-3", A, B), published_at=datetime(2026, 2, 1, tzinfo=UTC))
     await migrate(database_settings(empty_url), sql.migrations())
-    alerts = {taken.alert.run_id: taken.alert for taken in await take_alerts(before, "org-1", 10, 60)}
+    alerts = {taken.alert.run_id: taken.alert for taken in await take_alerts(before, ["org-1"], 10, 60)}
     assert set(alerts) == {B, D, UUID(int=9)}
     assert (alerts[B].claim_count, alerts[B].claim_ids, alerts[B].earlier_run_ids) == (2, ["c-1", "c-2"], [A])
     assert (alerts[D].found_by, alerts[D].earlier_run_ids) == ("repeated-in-run", [])
@@ -129,7 +129,7 @@ async def test_workers_of_the_version_before_go_on_beside_the_new_ones(before: C
         "c-5": 1,
     }
     assert (await double_export_of(before, "c-1")).resolved_at is None
-    alerts = {taken.alert.run_id: taken.alert for taken in await take_alerts(before, "org-1", 10, 60)}
+    alerts = {taken.alert.run_id: taken.alert for taken in await take_alerts(before, ["org-1"], 10, 60)}
     assert set(alerts) == {C, D}
     assert (alerts[C].claim_count, alerts[C].claim_ids, alerts[C].earlier_run_ids) == (2, ["c-1", "c-2"], [A, B])
     await resolve(before, "c-1", runCount=3)
@@ -150,7 +150,7 @@ async def test_overrides_of_the_version_before_still_mute(before: Connection, em
     await before.execute(grant, new, A)
     assert await before.fetchval("SELECT count(*) FROM claim_overrides") == 2
     await finish(before, new, "completed", "c-3")
-    assert await take_alerts(before, "org-1", 10, 60) == []
+    assert await take_alerts(before, ["org-1"], 10, 60) == []
 
 
 async def test_a_migration_that_was_cut_short_is_repeated(before: Connection, empty_url: str) -> None:

@@ -16,7 +16,7 @@ TAKEN_S = 60.0
 async def take(
     connection: Connection, org_id: str = "org-1", limit: int = 100, taken_s: float = TAKEN_S
 ) -> list[TakenAlert]:
-    return await take_alerts(connection, org_id, limit, taken_s)
+    return await take_alerts(connection, [org_id], limit, taken_s)
 
 
 async def time_passes(connection: Connection) -> None:
