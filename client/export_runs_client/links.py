@@ -3,9 +3,12 @@
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -30,6 +33,12 @@ CLOSE_TIMEOUT_S: Final = 2
 HEARTBEAT_S: Final = 10
 """A connection that fell silent is noticed after about three of these."""
 
+REFUSALS_MAX: Final = 2
+"""So often in a row RabbitMQ may refuse messages with one routing key. Then another channel takes over."""
+
+CHANNEL_AGE_MIN_S: Final = 1.0
+"""No channel is replaced before: a full queue refuses what comes over any channel."""
+
 CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)
 """What is raised when RabbitMQ is away, or goes away."""
 
@@ -42,23 +51,133 @@ _TEMPORARY: Final = ("connection limit", "is down")
 """Words in such a refusal that somebody else's doing takes back."""
 
 
+@dataclass
+class ChannelInUse:
+    """A channel, how many still need it, and how often in a row it was refused, by routing key."""
+
+    channel: AbstractChannel
+    opened_s: float
+    users: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+
+
+class Publisher:
+    """Publishes over one channel, and after some refusals over the next one.
+
+    RabbitMQ 3.10 may refuse whatever a channel publishes to a quorum queue: if the node that led the queue was just
+    lost when the channel first did so, until that node is back. A new channel knows the new leader. The old one closes
+    when nobody waits for an answer over it.
+    """
+
+    def __init__(self, open_channel: Callable[[], Awaitable[AbstractChannel]], lose: Callable[[str], None]) -> None:
+        """`lose` is called with a reason when a channel breaks."""
+        self._open_channel = open_channel
+        self._lose = lose
+        self._current: ChannelInUse | None = None
+        self._is_replacing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Open a channel, which takes the place of the one before."""
+        channel = await self._open_channel()
+        before, self._current = self._current, ChannelInUse(channel, asyncio.get_running_loop().time())
+        channel.close_callbacks.add(partial(self._note_end, self._current))
+        if before is not None:
+            self._close_unused(before)
+
+    @asynccontextmanager
+    async def published(self, exchange: str, routing_key: str, message: aio_pika.Message) -> AsyncIterator[None]:
+        """Publish a message. Its channel stays open until the end of the block, which begins when RabbitMQ has
+        confirmed it. Raises NoAnswer.
+        """
+        current = self._current
+        assert current is not None
+        current.users += 1
+        try:
+            await self._publish(current, exchange, routing_key, message)
+            yield
+        finally:
+            current.users -= 1
+            self._close_unused(current)
+
+    async def _publish(self, current: ChannelInUse, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+        with broker_errors(routing_key):
+            # While RabbitMQ is short of memory it reads nothing: what was sent then would arrive later.
+            await (await current.channel.get_underlay_channel()).connection.ready()
+            target = await current.channel.get_exchange(exchange, ensure=False)
+            try:
+                await target.publish(message, routing_key, mandatory=True)
+            except PublishError:
+                raise
+            except DeliveryError:
+                self._note_refusal(current, routing_key)
+                raise
+        del current.refusals[routing_key]
+
+    def _note_refusal(self, refused: ChannelInUse, routing_key: str) -> None:
+        refused.refusals[routing_key] += 1
+        is_due = refused.refusals[routing_key] >= REFUSALS_MAX and refused is self._current
+        age_s = asyncio.get_running_loop().time() - refused.opened_s
+        if is_due and age_s >= CHANNEL_AGE_MIN_S and not self._is_replacing:
+            self._is_replacing = True
+            self._start(self._replace())
+
+    async def _replace(self) -> None:
+        try:
+            with broker_errors("another channel"):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self.open()
+        except (NoAnswer, RuntimeError) as error:  # aiormq raises a RuntimeError where the connection has closed
+            self._lose(str(error))
+        finally:
+            self._is_replacing = False
+
+    def _close_unused(self, old: ChannelInUse) -> None:
+        if old is not self._current and not old.users:
+            self._start(self._close(old))
+
+    async def _close(self, old: ChannelInUse) -> None:
+        with suppress(NoAnswer), broker_errors("close a channel"):
+            await old.channel.close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _note_end(self, ended: ChannelInUse, _: object, error: BaseException | None) -> None:
+        if ended is self._current or ended.users:
+            self._lose(_reason("a channel closed", error))
+
+
 class Link:
-    """One connection with a channel for requests and a channel for events. Made by open_link.
+    """One connection with a channel for requests and one for events. Made by open_link.
 
     Whatever breaks in it, a channel or the connection, ends it whole: `lost` then has the reason.
     """
 
-    def __init__(self, requests: AbstractChannel, events: AbstractChannel, user_id: str | None) -> None:
+    def __init__(self, connection: AbstractConnection, user_id: str | None) -> None:
+        self._connection = connection
         self._user_id = user_id
-        self._requests = requests
-        self._events = events
+        self._requests = Publisher(self._open_channel_for_requests, self.lose)
+        self._events = Publisher(self._open_channel, self.lose)
         self._replies: dict[str, asyncio.Future[bytes]] = {}
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def listen(self) -> None:
-        """Start to receive replies, before the first request."""
-        replies = await self._requests.get_queue(names.DIRECT_REPLY_TO, ensure=False)
+    async def open(self) -> None:
+        """Open the channels, and receive replies."""
+        await self._requests.open()
+        await self._events.open()
+
+    async def _open_channel(self) -> AbstractChannel:
+        return await self._connection.channel(on_return_raises=True)
+
+    async def _open_channel_for_requests(self) -> AbstractChannel:
+        """Replies come over the channel of their request, which must receive them before the first one."""
+        channel = await self._open_channel()
+        replies = await channel.get_queue(names.DIRECT_REPLY_TO, ensure=False)
         await replies.consume(self._receive, no_ack=True)
+        return channel
 
     async def ask(self, operation: str, body: bytes, expiration_s: float) -> bytes:
         """Send a request and wait for its reply, without a time-out: RabbitMQ drops the request after `expiration_s`.
@@ -83,9 +202,9 @@ class Link:
             headers=headers,
         )
         try:
-            await self._publish(self._requests, names.RPC_EXCHANGE, operation, message)
-            waiting: set[asyncio.Future[Any]] = {reply, self.lost}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            async with self._requests.published(names.RPC_EXCHANGE, operation, message):
+                waiting: set[asyncio.Future[Any]] = {reply, self.lost}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             del self._replies[request_id]
         if not reply.done():
@@ -104,21 +223,13 @@ class Link:
             timestamp=datetime.now(UTC),
             headers={ORGANISATION_HEADER: org_id},
         )
-        await self._publish(self._events, names.EVENTS_EXCHANGE, event_type, message)
+        async with self._events.published(names.EVENTS_EXCHANGE, event_type, message):
+            pass
 
     def lose(self, reason: str) -> None:
         """Note that the link has ended."""
         if not self.lost.done():
             self.lost.set_result(reason)
-
-    async def _publish(
-        self, channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message
-    ) -> None:
-        with broker_errors(routing_key):
-            # While RabbitMQ is short of memory it reads nothing: what was sent then would arrive later.
-            await (await channel.get_underlay_channel()).connection.ready()
-            target = await channel.get_exchange(exchange, ensure=False)
-            await target.publish(message, routing_key, mandatory=True)
 
     async def _receive(self, reply: AbstractIncomingMessage) -> None:
         future = self._replies.get(reply.correlation_id or "")
@@ -152,12 +263,9 @@ async def open_link(
     try:
         with broker_errors("connect"):
             async with asyncio.timeout(connect_timeout_s):
-                requests, events = [await connection.channel(on_return_raises=True) for _ in range(2)]
-                link = Link(requests, events, user_id)
+                link = Link(connection, user_id)
                 connection.close_callbacks.add(lambda _, error: link.lose(_reason("the connection closed", error)))
-                for channel in (requests, events):
-                    channel.close_callbacks.add(lambda _, error: link.lose(_reason("a channel closed", error)))
-                await link.listen()
+                await link.open()
         yield link
     finally:
         # Closing waits for RabbitMQ's answer, which may never arrive.
@@ -205,7 +313,7 @@ def _no_answer(what: str, error: BaseException) -> NoAnswer:
         case PublishError():
             return NoAnswer(f"{what}: RabbitMQ has no queue for it")
         case DeliveryError():
-            return NoAnswer(f"{what}: RabbitMQ has no room for it")
+            return NoAnswer(f"{what}: RabbitMQ refuses it: its queue is full, or has no leader")
         case asyncio.CancelledError():  # aiormq raises it when the heartbeat of the connection fails
             return ConnectionLost(f"{what}: the connection fell silent")
         case ProbableAuthenticationError():

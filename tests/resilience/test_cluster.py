@@ -1,6 +1,8 @@
 """A cluster of three nodes loses one, or restarts them one by one. Its events and answers go on meanwhile."""
 
 import asyncio
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -11,24 +13,28 @@ from uuid import uuid4
 import aio_pika
 import pytest
 
-from export_runs_client import ExportRuns, ExportRunsError
+from export_runs_client import ExportRuns, ExportRunsError, NoAnswer
+from export_runs_client.schema.operations import GET_LAST_EXPORT
+from export_runs_client.schema.requests import GetLastExport
 from local.rabbitmq import LocalRabbitMQ
+from schema import names
 from sql.connection import Connection
 from tests.chaos.proxy import Proxy
 from tests.cluster import cluster
 from tests.conftest import running_worker, worker_settings
+from tests.resilience.clients import ORGANISATION, all_stored, publishing, serves
 from tests.resilience.conftest import opened, through
 from tests.resilience.observing import Log, publish_all, rabbitmqctl, until, until_serving
-from tests.wire import Wire, run_created
+from tests.wire import WAIT_S, Wire, run_created
 from worker.broker.declaration import declare
+from worker.broker.link import open_link
+from worker.broker.messages import publish
 from worker.broker.topology import LEADER_LOCATOR, TOPOLOGY, Topology
 from worker.database.pool import Pool
 from worker.routes import ROUTES, Part
 from worker.session import WorkerParts
 
-ORGANISATION = "org-cluster"
 EVENTS = 500
-ATTEMPTS_S = 5
 CALLER_PAUSE_S = 0.1
 """Between two calls: nodes that start need the machine too."""
 
@@ -84,49 +90,6 @@ async def assert_led_by_all(nodes: list[LocalRabbitMQ]) -> None:
     assert [len(leaders), sum(leaders.values())] == [len(nodes), len(QUORUM.queues)]
     assert max(leaders.values()) - min(leaders.values()) <= 1
     assert {line.count("@localhost") for line in listed.splitlines()} == {1 + len(nodes)}
-
-
-@asynccontextmanager
-async def publishing(wire: Wire, confirmed: list[str]) -> AsyncIterator[None]:
-    """Publish one event after the other. Those that RabbitMQ does not confirm are not counted."""
-
-    stopping = asyncio.Event()
-
-    async def publish() -> None:
-        while not stopping.is_set():
-            event = run_created(orgId=ORGANISATION)
-            with suppress(aio_pika.exceptions.AMQPError, TimeoutError):
-                async with asyncio.timeout(5):
-                    await wire.publish("run-created", event)
-                confirmed.append(event["eventId"])
-            await asyncio.sleep(0)  # a channel that is closed refuses at once, and the others must have their turn
-
-    task = asyncio.create_task(publish())
-    try:
-        yield
-    finally:
-        stopping.set()  # a cancellation that meets a refusal would be lost
-        await task
-
-
-async def all_stored(connection: Connection, event_ids: list[str]) -> bool:
-    """Whether all these events are in the log."""
-    found = await connection.fetchval(
-        "SELECT count(*) FROM export_run_events WHERE event_id = ANY($1::text[]::uuid[])", event_ids
-    )
-    return bool(found == len(event_ids))
-
-
-async def serves(node: LocalRabbitMQ) -> bool:
-    """Whether the service answers who comes to this node now. RabbitMQ 3.10 refuses without end what a channel
-    publishes that met a queue without a leader, so each try has a channel of its own.
-    """
-    async with Wire.connect(node.url) as wire:
-        try:
-            await until_serving(wire, ATTEMPTS_S)
-        except TimeoutError:
-            return False
-    return True
 
 
 @pytest.mark.parametrize("way", ["URL list", "balancer"])
@@ -201,6 +164,72 @@ async def test_a_cluster_without_its_majority_takes_nothing_and_loses_nothing(
         await asyncio.to_thread(second.start)
         await until(lambda: serves(second))
         await until(lambda: all_stored(connection, [event["eventId"] for event in events]))
+
+
+@asynccontextmanager
+async def without_leader(nodes: list[LocalRabbitMQ]) -> AsyncIterator[None]:
+    """Take the node away that leads all queues. Until the end of the block no other one leads them."""
+    first, _, third = nodes
+    os.kill(third.pid, signal.SIGSTOP)  # nobody notices that within a minute, and without it there is no majority
+    try:
+        await asyncio.to_thread(first.kill)
+        yield
+    finally:
+        os.kill(third.pid, signal.SIGCONT)
+
+
+async def test_a_client_that_was_refused_for_want_of_a_leader_is_served_when_there_is_one(
+    nodes: list[LocalRabbitMQ], database_url: str, pool: Pool, tmp_path: Path
+) -> None:
+    """A call that was on its way before is answered as well, over the channel that is refused otherwise."""
+    first, second, third = nodes
+    await declare_on(first, QUORUM)
+    claim_id = str(uuid4())
+
+    async def is_exported() -> bool:
+        with suppress(NoAnswer):
+            return bool((await runs.check_claims(ORGANISATION, [claim_id])).exported)
+        return False
+
+    async def is_on_its_way() -> bool:
+        queue = await wire.channel.declare_queue("export-runs.rpc.get-last-export", passive=True)
+        return queue.declaration_result.message_count == 1
+
+    async with (
+        ExportRuns.connect(second.url, spool=tmp_path, timeout_s=ANSWER_S) as runs,
+        asyncio.TaskGroup() as tasks,
+    ):
+        call = tasks.create_task(runs.call(GET_LAST_EXPORT, GetLastExport(org_id=ORGANISATION), WAIT_S))
+        async with Wire.connect(second.url) as wire:
+            await until(is_on_its_way)
+        async with without_leader(nodes):
+            async with runs.export(ORGANISATION, "alice", "csv", [claim_id], reserve=False) as export:
+                await export.paying(claim_id)
+                await export.exported(claim_id)
+            with pytest.raises(NoAnswer, match="has no leader"):
+                await runs.check_claims(ORGANISATION, [claim_id])
+        async with running_worker(worker_settings(third.url, database_url, rpc_queue_type="quorum"), pool):
+            await until(is_exported)
+            await call
+
+
+async def test_a_worker_that_was_refused_for_want_of_a_leader_publishes_when_there_is_one(
+    nodes: list[LocalRabbitMQ], database_url: str
+) -> None:
+    first, second, _ = nodes
+    await declare_on(first, QUORUM)
+    losses: list[str] = []
+
+    async def is_confirmed() -> bool:
+        message = aio_pika.Message(b"{}", message_id=str(uuid4()))
+        return await publish(link, names.DEAD_LETTER_EXCHANGE, "run-created", message, ANSWER_S)
+
+    settings = worker_settings(second.url, database_url)
+    async with open_link(settings, "publishing", losses.append, confirms=True) as link:
+        async with without_leader(nodes):
+            assert not await is_confirmed()
+        await until(is_confirmed)
+        assert losses == []
 
 
 class Callers:

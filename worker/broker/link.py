@@ -5,7 +5,7 @@ connection belongs to one session, and whatever breaks in it ends the session wh
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -50,6 +50,11 @@ class Link:
     """aiormq's channel: it acks without waiting."""
 
     deliveries: Deliveries
+    refused: set[tuple[str, str]] = field(default_factory=set)
+    """The exchange and the routing key of what RabbitMQ has refused. From then on it takes channels of its own: 3.10
+    goes on refusing what a channel publishes to a quorum queue that had lost its leader when the channel first did so.
+    """
+
     consumer_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """A new consumer gets the prefetch that was set last on its channel. No other may be set in between."""
 
@@ -80,12 +85,7 @@ async def open_link(
         connection.close_callbacks.add(_closing_reporter(f"the connection for {purpose} closed", on_loss))
         yield link
     finally:
-        # Closing waits for RabbitMQ's answer, which may never arrive. On a frozen connection aiormq goes on waiting
-        # even when it is cancelled.
-        closing = asyncio.create_task(_close(connection))
-        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
-        closing.cancel()
+        await _end_in_time(_close(connection))
 
 
 async def open_disposable_channel(
@@ -109,6 +109,19 @@ async def open_link_beside(link: Link, purpose: str, on_loss: Callable[[str], No
     _check_open(link.underlay.connection)
     async with asyncio.timeout(CALL_TIMEOUT_S):
         return await _link_on(link.connection, purpose, on_loss, confirms=False)
+
+
+@asynccontextmanager
+async def channel_for_publishing(link: Link) -> AsyncIterator[AbstractChannel]:
+    """One more channel with confirms on the connection of a link. Raises one of CONNECTION_ERRORS."""
+    _check_open(link.underlay.connection)
+    channel = link.connection.channel(publisher_confirms=True, on_return_raises=True)
+    with _lost_while_opening():
+        await channel.initialize()
+    try:
+        yield channel
+    finally:
+        await _end_in_time(channel.close())
 
 
 def _check_open(connection: aiormq.abc.AbstractConnection) -> None:
@@ -141,6 +154,16 @@ def _lost_while_opening() -> Iterator[None]:
         if type(error) is Exception:
             raise ConnectionError("RabbitMQ closed the connection while it opened") from error
         raise
+
+
+async def _end_in_time(close: Awaitable[None]) -> None:
+    """Close something. That waits for RabbitMQ's answer, which may never arrive: on a frozen connection aiormq goes on
+    waiting even when it is cancelled.
+    """
+    closing = asyncio.ensure_future(close)
+    closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+    await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+    closing.cancel()
 
 
 async def _close(connection: AbstractConnection) -> None:

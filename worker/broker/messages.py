@@ -10,6 +10,7 @@ from typing import Final
 import aio_pika
 import aiormq
 import structlog
+from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
 from aiormq.abc import ChannelFrame, FrameType
@@ -21,7 +22,7 @@ from schema.trace_context import TraceContext
 from worker.broker.bodies import release_room
 from worker.broker.close_frames import broker_words
 from worker.broker.deliveries import Delivery
-from worker.broker.link import CONNECTION_ERRORS, Link, SessionLost
+from worker.broker.link import CONNECTION_ERRORS, Link, SessionLost, channel_for_publishing
 from worker.retries import is_being_cancelled
 
 MESSAGE_AGE_MAX_S: Final = 3_600
@@ -66,19 +67,23 @@ def time_since_publishing_s(delivery: Delivery, now_s: float) -> float:
 async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika.Message, timeout_s: float) -> bool:
     """Publish a message, wait for the confirm, and return whether it arrived in time.
 
-    If not, a queue is full or RabbitMQ is short of memory or disk. Raises SessionLost where the connection is lost, and
-    Unroutable, which is one, where no queue is bound.
+    If not, a queue is full or has no leader, or RabbitMQ is short of memory or disk. Raises SessionLost where the
+    connection is lost, and Unroutable, which is one, where no queue is bound.
     """
     try:
         async with asyncio.timeout(timeout_s):
             await link.underlay.connection.ready()  # while blocked, each attempt would be sent, and arrive later
-            target = await link.channel.get_exchange(exchange, ensure=False)
-            await target.publish(message, routing_key, mandatory=True)
+            if (exchange, routing_key) not in link.refused:
+                await _publish(link.channel, exchange, routing_key, message)
+            else:
+                async with channel_for_publishing(link) as channel:
+                    await _publish(channel, exchange, routing_key, message)
     except TimeoutError:
         return False
     except PublishError as error:
         raise Unroutable(f"no queue is bound to {exchange} for {routing_key}") from error
     except DeliveryError:
+        link.refused.add((exchange, routing_key))
         return False
     except CONNECTION_ERRORS as error:
         raise SessionLost(f"what was published to {exchange} was not confirmed: {broker_words(error)}") from error
@@ -88,6 +93,11 @@ async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika
         # Nobody cancelled: aiormq raises this when the connection's heartbeat fails.
         raise SessionLost("the connection for publishing closed") from error
     return True
+
+
+async def _publish(channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+    target = await channel.get_exchange(exchange, ensure=False)
+    await target.publish(message, routing_key, mandatory=True)
 
 
 async def ack(link: Link, *deliveries: Delivery) -> None:
