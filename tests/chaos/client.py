@@ -5,6 +5,7 @@ It does not go through the proxies: only the workers' connections are broken on 
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from aiormq.exceptions import AMQPError, DeliveryError, PublishError
 CONNECT_TIMEOUT_S: Final = 5
 PUBLISH_TIMEOUT_S: Final = 10
 CLOSE_TIMEOUT_S: Final = 1
+LAST_REPLY_S: Final = 5
+"""So long replies may still come over a connection that takes no more requests."""
 
 ERRORS: Final = (AMQPError, OSError, TimeoutError, RuntimeError)
 """The errors while the broker is away. aiormq raises RuntimeError for a connection that is closing."""
@@ -41,6 +44,8 @@ class Client:
         self._replies = replies
         self._open_lock = asyncio.Lock()
         self._open: tuple[AbstractConnection, AbstractChannel] | None = None
+        self._opened_t = 0.0
+        self._ending: set[asyncio.Task[None]] = set()
         self.futures: dict[str, asyncio.Future[bytes]] = {}
         self._on_unexpected = on_unexpected
         self._on_reply = on_reply
@@ -81,7 +86,7 @@ class Client:
                     channel = await connection.channel(publisher_confirms=not self._replies, on_return_raises=True)
                     if self._replies:
                         await channel.basic_consume("amq.rabbitmq.reply-to", self._receive, no_ack=True)
-                self._open = connection, channel
+                self._open, self._opened_t = (connection, channel), time.monotonic()
             return self._open[1]
 
     async def count(self, queue: str) -> int | None:
@@ -122,17 +127,26 @@ class Client:
             return
         connection, _ = self._open
         self._open = None
-        try:
-            await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
-        except ERRORS:
-            pass
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+        await _close(connection)
+
+    def leave(self, sent_t: float) -> None:
+        """Use another connection from now on, unless it is one already that was opened after this time.
+
+        Others may still wait for replies over the old one.
+        """
+        if self._open is None or self._opened_t > sent_t:
+            return
+        connection, _ = self._open
+        self._open = None
+        ending = asyncio.create_task(_close_later(connection))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close all connections."""
+        for ending in self._ending:
+            ending.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await self.drop(None)
 
     async def _receive(self, reply: DeliveredMessage) -> None:
@@ -145,6 +159,24 @@ class Client:
             future.set_result(reply.body)
         elif self._on_unexpected is not None:
             self._on_unexpected(correlation_id)
+
+
+async def _close(connection: AbstractConnection) -> None:
+    try:
+        await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
+    except ERRORS:
+        pass
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+
+
+async def _close_later(connection: AbstractConnection) -> None:
+    try:
+        await asyncio.sleep(LAST_REPLY_S)
+    finally:
+        await _close(connection)
 
 
 def properties(**others: Any) -> spec.Basic.Properties:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -57,17 +58,22 @@ class Guard:
         )
         retry = {} if retry_of is None else {"retryOf": retry_of}
         self._ledger.note("ask", id=ident, op=operation, request=request, **retry)
+        sent_t = time.monotonic()
         try:
             async with asyncio.timeout(deadline_s + MARGIN_S):
                 body = json.dumps(request).encode()
                 if not await self._client.publish("export-runs.rpc", operation, body, message_properties):
                     self._ledger.note("unsent", id=ident)
                     return ident, None
+                sent_t = time.monotonic()
                 self.counts.requests += 1
                 reply: Json = json.loads(await future)
         except TimeoutError:
             self.counts.silent += 1
             self._ledger.note("silence", id=ident)
+            # RabbitMQ 3.10 goes on refusing what a channel publishes that has met a queue without a leader, and says
+            # so only where there are confirms.
+            self._client.leave(sent_t)
             return ident, None
         finally:
             del self._client.futures[ident]
