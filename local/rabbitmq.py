@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.network import Host, Network
 from local.processes import GuardedProcess, ServiceError, answers, free_ports, say, tail, wait_until
 from local.rabbitmq_programs import FOLDER, command_prefix
 from local.server import LocalServer
@@ -20,7 +21,7 @@ METHOD_FRAME = b"\x01"  # a broker that has started sends a method frame; any ot
 _EPMD_TIMEOUT_S = 10.0
 
 _CONFIGURATION = """
-listeners.tcp.local = 127.0.0.1:{port}
+listeners.tcp.local = {address}:{port}
 disk_free_limit.absolute = 50MB
 vm_memory_high_watermark.relative = 0.4
 # The default is half a gigabyte: a test does not need so much memory, and after a crash all of it is read again.
@@ -41,9 +42,16 @@ cluster_formation.peer_discovery_backend = classic_config
 cluster_partition_handling = pause_minority
 """
 
+# The default user may come from other addresses than this host's. A host that fell silent counts as lost after 5 s.
+_NETWORK_CONFIGURATION = """
+loopback_users.guest = false
+net_ticktime = 4
+"""
+
 # Two schedulers are enough. Erlang loads hundreds of small files at its start, and hands each to another thread.
 # Threads that wait busily for a moment before they sleep (RabbitMQ turns that off) halve the time of the start.
-_ERLANG_ARGUMENTS = "+S 2:2 +sbwt short +sbwtdio long -kernel inet_dist_use_interface {127,0,0,1}"
+_ERLANG_ARGUMENTS = "+S 2:2 +sbwt short +sbwtdio long"
+_ON_LOOPBACK_ONLY = " -kernel inet_dist_use_interface {127,0,0,1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,19 @@ class ClusterMember:
     """The secret that the nodes share."""
 
     epmd_port: int
-    """Where the port mapper (epmd) of all nodes listens. Somebody else starts and ends it."""
+    """Where the port mapper (epmd) of all nodes listens. Somebody else starts and ends it. On a network each host has
+    one of its own there.
+    """
+
+    network: Network | None = None
+    """Where the nodes have hosts of their own, each with the name that its node has after the `@`."""
+
+    @property
+    def host(self) -> Host | None:
+        """The host of this node."""
+        if self.network is None:
+            return None
+        return next(host for host in self.network.hosts if host.name == self.name.partition("@")[2])
 
 
 class LocalRabbitMQ(LocalServer):
@@ -80,14 +100,18 @@ class LocalRabbitMQ(LocalServer):
         self._member = member
         self._tls = tls
         self._distribution_port, self._epmd_port, self.tls_port = free_ports(3)
+        self._host = None
         if member is not None:
             self._epmd_port = member.epmd_port
+            self._host = member.host
+        if self._host is not None:
+            self.address = self._host.address
         self._epmd: GuardedProcess | None = None
         self._command_prefix: list[str] = []
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        return f"amqp://guest:guest@{self.address}:{self.port}/"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -98,7 +122,7 @@ class LocalRabbitMQ(LocalServer):
             "PATH": os.defpath,
             "LANG": "C.UTF-8",
             "HOME": str(self.directory),  # for the Erlang cookie
-            **_epmd_environment(self._epmd_port),
+            **_epmd_environment(self.address, self._epmd_port),
             "RABBITMQ_NODENAME": self._member.name if self._member else "export-runs@localhost",
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
@@ -108,8 +132,9 @@ class LocalRabbitMQ(LocalServer):
             "RABBITMQ_MNESIA_BASE": str(self.directory / "data"),
             "RABBITMQ_LOG_BASE": str(self.directory),
             "RABBITMQ_LOGS": "-",  # to its output, which is our log file
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG_ARGUMENTS,
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG_ARGUMENTS + (_ON_LOOPBACK_ONLY if not self._host else ""),
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the server, instead of waiting for it
+            **({"ERL_INETRC": str(self.directory / "inetrc")} if self._host else {}),
         }
 
     def command(self, program: str, *arguments: str) -> list[str]:
@@ -126,13 +151,18 @@ class LocalRabbitMQ(LocalServer):
 
     def _prepare(self) -> None:
         self._command_prefix = command_prefix(self._say)
-        configuration = _CONFIGURATION.format(port=self.port)
+        if self._host is not None:
+            self._command_prefix = [*self._host.command_prefix, *self._command_prefix]
+        configuration = _CONFIGURATION.format(address=self.address, port=self.port)
         if self._tls is not None:
             configuration += _TLS_CONFIGURATION.format(port=self.tls_port, folder=self._tls)
         if self._member is not None:
             configuration += _CLUSTER_CONFIGURATION
             for number, name in enumerate(self._member.names, start=1):
                 configuration += f"cluster_formation.classic_config.nodes.{number} = {name}\n"
+            if self._member.network is not None:
+                configuration += _NETWORK_CONFIGURATION
+                (self.directory / "inetrc").write_text(_resolver(self._member.network))
             cookie = self.directory / ".erlang.cookie"
             cookie.write_text(self._member.cookie)
             cookie.chmod(0o400)
@@ -141,8 +171,8 @@ class LocalRabbitMQ(LocalServer):
         (self.directory / "enabled_plugins").write_text("[].")
 
     def _launch(self) -> GuardedProcess:
-        if self._member is None:
-            self._epmd = start_epmd(self._command_prefix, self._epmd_port, self.log, self.directory)
+        if self._member is None or self._host is not None:
+            self._epmd = start_epmd(self._command_prefix, self._epmd_port, self.log, self.directory, self.address)
         return self._spawn(self.command("rabbitmq-server"), self.environment)
 
     def _end_epmd(self) -> None:
@@ -150,21 +180,30 @@ class LocalRabbitMQ(LocalServer):
             self._epmd.kill()
 
 
-def start_epmd(command_prefix: list[str], port: int, log: Path, directory: Path) -> GuardedProcess:
+def _resolver(network: Network) -> str:
+    """What Erlang knows of hosts. There is nobody on a network of our own whom it could ask, and to try takes long."""
+    hosts = [("127.0.0.1", "localhost"), *((host.address, host.name) for host in network.hosts)]
+    lines = [f'{{host, {{{address.replace(".", ",")}}}, ["{name}"]}}.' for address, name in hosts]
+    return "\n".join([*lines, "{lookup, [file]}.\n"])
+
+
+def start_epmd(
+    command_prefix: list[str], port: int, log: Path, directory: Path, address: str = "127.0.0.1"
+) -> GuardedProcess:
     """Start Erlang's port mapper of the chosen version, and wait until it listens. Raises ServiceError otherwise.
 
     It must listen before a server starts; otherwise the server would start one that never ends.
     """
     epmd = GuardedProcess(
         [*command_prefix, "epmd"],
-        environment={"PATH": os.defpath, **_epmd_environment(port)},
+        environment={"PATH": os.defpath, **_epmd_environment(address, port)},
         log=log,
         scratch=directory,
     )
-    if not wait_until(lambda: answers("127.0.0.1", port, b"", b""), _EPMD_TIMEOUT_S):
+    if not wait_until(lambda: answers(address, port, b"", b""), _EPMD_TIMEOUT_S):
         raise ServiceError(f"epmd, Erlang's port mapper, did not listen on port {port}:\n{tail(log)}")
     return epmd
 
 
-def _epmd_environment(port: int) -> dict[str, str]:
-    return {"ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(port)}
+def _epmd_environment(address: str, port: int) -> dict[str, str]:
+    return {"ERL_EPMD_ADDRESS": address, "ERL_EPMD_PORT": str(port)}

@@ -18,14 +18,16 @@ STOP_TIMEOUT_S = 30.0
 
 
 class LocalServer(ABC):
-    """A server that runs from binaries of this machine, on 127.0.0.1. It ends with this process.
+    """A server that runs from binaries of this machine, on its `address`. It ends with this process.
 
     After `stop` or `kill`, `start` starts it again on the same port with the same data. `close`, or the end of the
     `with` block, ends it and removes its directory. Use it from one thread; only `close` may be called from another.
     """
 
     port: int
-    """The TCP port on 127.0.0.1, the same at every start."""
+    """The TCP port, the same at every start."""
+
+    address = "127.0.0.1"
 
     def __init__(self, name: str, stop_signal: signal.Signals, greeting: bytes, reply: bytes) -> None:
         """On `stop_signal` the server stops. When it is ready, it answers `greeting` with `reply`."""
@@ -88,7 +90,7 @@ class LocalServer(ABC):
                 raise ServiceError(f"{self._name} ended with code {process.exit_code}:\n{tail(self.log)}")
 
         if not wait_until(
-            lambda: answers("127.0.0.1", self.port, self._greeting, self._reply),
+            lambda: answers(self.address, self.port, self._greeting, self._reply),
             START_TIMEOUT_S,
             give_up_if_ended,
         ):

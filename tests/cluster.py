@@ -7,22 +7,28 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from local.network import Network
 from local.processes import free_ports, say
 from local.rabbitmq import ClusterMember, LocalRabbitMQ, start_epmd
 from local.rabbitmq_programs import command_prefix
+
+HOSTS = ("first", "second", "third")
+"""Where each node has a host of its own."""
 
 NODES = ("first@localhost", "second@localhost", "third@localhost")
 
 
 @contextmanager
-def cluster() -> Iterator[list[LocalRabbitMQ]]:
-    """A cluster whose nodes all run. Whoever breaks one need not mend it."""
+def cluster(network: Network | None = None) -> Iterator[list[LocalRabbitMQ]]:
+    """A cluster whose nodes all run, on a network a node on each host. Whoever breaks one need not mend it."""
     cookie = secrets.token_hex(16)
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(TemporaryDirectory(prefix="export-runs-epmd-")))
         (port,) = free_ports(1)
-        stack.callback(start_epmd(command_prefix(say), port, directory / "epmd.log", directory).kill)
-        servers = [LocalRabbitMQ(member=ClusterMember(name, NODES, cookie, port)) for name in NODES]
+        if network is None:
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="export-runs-epmd-")))
+            stack.callback(start_epmd(command_prefix(say), port, directory / "epmd.log", directory).kill)
+        names = NODES if network is None else tuple(f"rabbit@{host.name}" for host in network.hosts)
+        servers = [LocalRabbitMQ(member=ClusterMember(name, names, cookie, port, network)) for name in names]
         for server in servers:
             stack.callback(server.close)
         with ThreadPoolExecutor() as threads:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Final
 from tests.chaos import checker
 from tests.chaos.bad_requests import BadRequests
 from tests.chaos.client import Client
-from tests.chaos.cluster_faults import WITH_A_CLUSTER, ClusterFaults
+from tests.chaos.cluster_faults import ClusterFaults, kinds_with_a_cluster
 from tests.chaos.events import Claims, EventStream
 from tests.chaos.exporters import Counts, PoisonPublisher, Publisher, export
 from tests.chaos.faults import (
@@ -89,7 +89,7 @@ class Options:
     quick: bool = False
     """Make the faults that take longest only once each."""
 
-    only: tuple[str, ...] = ()
+    only: Sequence[str] = ()
     """The kinds of faults, if not all."""
 
     plant: str | None = None
@@ -284,7 +284,9 @@ class Campaign:
         options = self._options
         calm = self._random("calm")
         end = time.monotonic() + (options.duration_s or float("inf"))
-        only = options.only or (WITH_A_CLUSTER if options.is_cluster else ())
+        only = options.only
+        if options.is_cluster and not only:
+            only = kinds_with_a_cluster(has_network=self._system.network is not None)
         groups = schedule(options.seed, options.faults, options.pair_share, quick=options.quick, only=only)
         for number, group in enumerate(groups, start=1):
             if time.monotonic() > end:

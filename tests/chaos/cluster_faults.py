@@ -12,6 +12,11 @@ from tests.chaos.standby import Standby
 from tests.chaos.system import SystemUnderTest
 
 QUORUM_TIMEOUT_S: Final = 120
+CUT_S_MIN, CUT_S_MAX = 1.0, 12.0
+"""A node notices after 3 to 5 s that it no longer hears of another."""
+
+NETWORK_CUT: Final = "network between two nodes cut"
+"""The kind that needs a network of its own."""
 
 
 class ClusterFaults:
@@ -28,13 +33,29 @@ class ClusterFaults:
     async def _node_killed(self) -> float:
         system = self._system
         async with system.broker_lock:
-            for node in system.nodes:
-                if not node.is_running:
-                    await asyncio.to_thread(node.start)
+            await self._start_nodes()
             node = self._random.choice(system.nodes)
             await self._until_dispensable(node)
             await asyncio.to_thread(node.kill)
         return time.monotonic()
+
+    async def _network_cut(self) -> float:
+        """Part two nodes that both reach the third. Both may pause until they reach each other again."""
+        system = self._system
+        assert system.network is not None
+        async with system.broker_lock:
+            await self._start_nodes()
+            one, other = self._random.sample(system.network.hosts, 2)
+            for node in system.nodes:
+                await self._until_dispensable(node)
+            with system.network.cut(one, other):
+                await asyncio.sleep(self._random.uniform(CUT_S_MIN, CUT_S_MAX))
+        return time.monotonic()
+
+    async def _start_nodes(self) -> None:
+        for node in self._system.nodes:
+            if not node.is_running:
+                await asyncio.to_thread(node.start)
 
     async def _until_dispensable(self, node: LocalRabbitMQ) -> None:
         """Wait until each queue has a majority without this node."""
@@ -67,15 +88,14 @@ class ClusterFaults:
 
     kinds: ClassVar[Mapping[str, Callable[["ClusterFaults"], Awaitable[float]]]] = {
         "broker node killed": _node_killed,
+        NETWORK_CUT: _network_cut,
         "standby promoted": _standby_promoted,
     }
 
 
-WITH_A_CLUSTER: Final = (
-    *ClusterFaults.kinds,
-    "worker killed",
-    "all workers killed",
-    "worker terminated",
-    "database connections terminated",
-)
-"""What a campaign with a cluster breaks, if nothing else is asked for."""
+OTHER_KINDS: Final = ("worker killed", "all workers killed", "worker terminated", "database connections terminated")
+
+
+def kinds_with_a_cluster(*, has_network: bool) -> list[str]:
+    """What a campaign with a cluster breaks, if nothing else is asked for."""
+    return [kind for kind in (*ClusterFaults.kinds, *OTHER_KINDS) if has_network or kind != NETWORK_CUT]

@@ -16,14 +16,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from local.network import Network, network
 from local.pgbouncer import LocalPgBouncer
 from local.postgresql import NOT_DURABLE, LocalPostgreSQL
-from local.processes import GuardedProcess, descendants
+from local.processes import GuardedProcess, ServiceError, descendants, say
 from local.rabbitmq import LocalRabbitMQ
 from tests.chaos.exporters import SharedLock
 from tests.chaos.proxy import Proxy
 from tests.chaos.standby import PRIMARY_SETTINGS, Standby
-from tests.cluster import cluster
+from tests.cluster import HOSTS, cluster
 
 WORKERS: Final = 2
 STOP_TIMEOUT_S: Final = 30
@@ -183,6 +184,9 @@ class SystemUnderTest:
     standby_wires: list[Proxy]
     """The same to the standby, on a cluster."""
 
+    network: Network | None
+    """Between the nodes of a cluster, where this machine can make one."""
+
     workers: list[Worker]
     retired_log: Path
     """What servers of the database have logged that are no more."""
@@ -284,8 +288,10 @@ async def system_under_test(
         standby = Standby(database)
         for server in (database, standby):
             stack.push_async_callback(asyncio.to_thread, server.close)
+        nodes_network = _entered_network(stack) if is_cluster else None
         nodes, _ = await asyncio.gather(
-            asyncio.to_thread(stack.enter_context, _nodes(is_cluster)), asyncio.to_thread(database.start)
+            asyncio.to_thread(stack.enter_context, _nodes(is_cluster, nodes_network)),
+            asyncio.to_thread(database.start),
         )
         await standby.start()
         database_port = database.port
@@ -333,6 +339,7 @@ async def system_under_test(
             broker_wire,
             database_wires,
             standby_wires,
+            nodes_network,
             workers,
             directory / "retired-databases.log",
         )
@@ -343,11 +350,20 @@ async def system_under_test(
         yield system
 
 
+def _entered_network(stack: AsyncExitStack) -> Network | None:
+    """A network with a host for each node, or None where this machine makes none: then it says why."""
+    try:
+        return stack.enter_context(network(HOSTS))
+    except ServiceError as problem:
+        say(f"Networks between nodes are not cut: {problem}.")
+        return None
+
+
 @contextmanager
-def _nodes(is_cluster: bool) -> Iterator[list[LocalRabbitMQ]]:
+def _nodes(is_cluster: bool, nodes_network: Network | None) -> Iterator[list[LocalRabbitMQ]]:
     """The nodes of the broker, while they are needed."""
     if is_cluster:
-        with cluster() as nodes:
+        with cluster(nodes_network) as nodes:
             yield nodes
     else:
         with LocalRabbitMQ() as broker:

@@ -51,9 +51,9 @@ async def serves(node: LocalRabbitMQ) -> bool:
     """Whether the service answers who comes to this node now. RabbitMQ 3.10 refuses without end what a channel
     publishes that met a queue without a leader, so each try has a channel of its own.
     """
-    async with Wire.connect(node.url) as wire:
-        try:
+    try:
+        async with Wire.connect(node.url) as wire:
             await until_serving(wire, ATTEMPTS_S)
-        except TimeoutError:
-            return False
+    except (aio_pika.exceptions.AMQPError, TimeoutError):
+        return False
     return True
