@@ -20,10 +20,11 @@ from sql.connection import Connection
 
 from .query_arguments import OrganisationClaims, column_arrays, joined
 
-LOCKS_PER_ORGANISATION_MAX: Final = 64
+LOCKS_PER_ORGANISATION_MAX: Final = 8
 """The claims of an organisation share so many locks, by their hash. So the largest event takes no more than these,
 keeps nobody of another organisation waiting, and leaves room in PostgreSQL's lock table, which holds
-`max_locks_per_transaction` times all processes, 7,808 by default, for all transactions together."""
+`max_locks_per_transaction` times all processes, 7,808 by default, for all transactions together. With more of them a
+batch would hold fewer events (docs/decisions/claim-locks.md)."""
 
 
 async def lock_runs(connection: Connection, run_ids: Sequence[UUID]) -> None:

@@ -46,7 +46,7 @@ class WorkerLimits:
     batch_claims_max: int = 10_000
     """Claims of one batch together. An event with more is stored outside the writers, however it goes."""
 
-    batch_locks_max: int = 1_200
+    batch_locks_max: int = 1_404
     """Advisory locks that one batch takes: together with everything else that a worker locks at one time, they fit
     PostgreSQL's lock table twice (see handlers/locking.py)."""
 

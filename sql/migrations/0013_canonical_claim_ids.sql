@@ -85,7 +85,7 @@ BEGIN
     -- As whoever exports or reserves these claims does (sql/advisory_locks.md), and then the rows of the runs.
     PERFORM pg_advisory_xact_lock(key)
     FROM (
-        SELECT DISTINCT hashtextextended(org_id, 1) + (hashtext(spelling) & 63) AS key FROM unnest(batch) ORDER BY key
+        SELECT DISTINCT hashtextextended(org_id, 1) + (hashtext(spelling) & 7) AS key FROM unnest(batch) ORDER BY key
     ) AS claim;
     run_ids := ARRAY(
         SELECT DISTINCT run_id FROM unnest(batch) AS moved JOIN export_run_claims AS claim

@@ -21,7 +21,7 @@ OPERATIONS_ON_A_RUN = {"release-claims", "create-export-run", "delete-export-run
 LOCKS_OF_OTHERS = 300
 """Room for what else is locked: tables and indexes, transactions, and the sessions of others."""
 
-CLAIMS_OF_EVENT = 5
+CLAIMS_OF_EVENT = 10 * LOCKS_PER_ORGANISATION_MAX
 
 
 def queries_max(operations: set[str]) -> int:
@@ -33,7 +33,7 @@ def queries_max(operations: set[str]) -> int:
 def writes_of_one_worker(limits: WorkerLimits) -> list[tuple[int, int, int]]:
     """Its transactions at one time, each with its runs, its organisations and its claims of each organisation."""
     claims = 10 * LOCKS_PER_ORGANISATION_MAX
-    organisations = limits.batch_locks_max // (1 + CLAIMS_OF_EVENT)
+    organisations = limits.batch_locks_max // (1 + LOCKS_PER_ORGANISATION_MAX)
     assert locks_max(organisations, [CLAIMS_OF_EVENT] * organisations) == limits.batch_locks_max
     return [
         *[(organisations, organisations, CLAIMS_OF_EVENT)] * limits.writes_max,  # run-finished

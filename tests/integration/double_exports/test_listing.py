@@ -52,21 +52,21 @@ async def test_double_exports_come_in_the_order_of_their_claims(connection: Conn
 
 
 async def test_no_page_skips_what_commits_late(connection: Connection, other: Connection) -> None:
-    """Found first, committed last: an id would have been passed by then."""
+    """Found first, committed last: an id would have been passed by then. c-3 and c-6 share no lock."""
     for _ in range(2):
         await finish(connection, uuid4(), "completed", "c-1", "c-4")
     await finish(connection, uuid4(), "completed", "c-2", "c-3")
     late = other.transaction()
     await late.start()
     await finish(other, uuid4(), "completed", "c-3")
-    await finish(connection, uuid4(), "completed", "c-5")
-    await finish(connection, uuid4(), "completed", "c-5")
+    await finish(connection, uuid4(), "completed", "c-6")
+    await finish(connection, uuid4(), "completed", "c-6")
     first = await list_page(connection, limit=1)
     await late.commit()
     second = await list_page(connection, limit=1, cursor=first.next_cursor)
     third = await list_page(connection, limit=9, cursor=second.next_cursor)
     pages = [[each.claim_id for each in page.double_exports] for page in (first, second, third)]
-    assert pages == [["c-1"], ["c-3"], ["c-4", "c-5"]]
+    assert pages == [["c-1"], ["c-3"], ["c-4", "c-6"]]
 
 
 async def test_a_claim_keeps_its_place_whatever_happens_to_it(connection: Connection) -> None:
