@@ -322,7 +322,10 @@ def _address(url: str, schemes: Sequence[str]) -> str:
 
 
 def _check_files(url: str, parameters: Sequence[str]) -> None:
-    for name, path in parse_qsl(urlsplit(url).query):
+    match = _URL.fullmatch(url)
+    assert match is not None
+    # Not urlsplit: from Python 3.11.12 on it refuses an IPv6 address that is not the first host.
+    for name, path in parse_qsl(match[4] or ""):
         if name in parameters and not os.access(path, os.R_OK):
             raise ValueError(f"a certificate file cannot be read, that of the parameter {name}")
 
