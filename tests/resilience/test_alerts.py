@@ -359,7 +359,7 @@ async def test_what_a_worker_took_before_it_died_is_published_by_another(
     for run_id in (uuid4(), uuid4(), uuid4()):
         await finish(connection, run_id, "completed", "c-1")
     [mine] = await take_alerts(connection, ["org-1"], 1, taken_s=3)
-    async with running_worker(settings, pool), subscriber(settings.amqp_url.get_secret_value()) as listener:
+    async with subscriber(settings.amqp_url.get_secret_value()) as listener, running_worker(settings, pool):
         await until(lambda: len(listener.alerts) == 1)
         assert listener.run_ids() != [str(mine.alert.run_id)]
         await until(lambda: len(listener.alerts) == 2)

@@ -58,7 +58,7 @@ async def test_nobody_else_is_disturbed(
         async with locked(database_url, "export_runs"):
             await publish_all(wire, "run-created", runs)
             asking = asyncio.create_task(wire.ask("get-export-history", {"orgId": "org-1"}))
-            await until(lambda: waiting(database_url, 3))
+            await until(lambda: waiting(database_url, 2))
             if how == "its connection is cut":
                 async with broker_proxy.cut():
                     await log.until("connection_lost")

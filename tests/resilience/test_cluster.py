@@ -92,6 +92,24 @@ async def assert_led_by_all(nodes: list[LocalRabbitMQ]) -> None:
     assert {line.count("@localhost") for line in listed.splitlines()} == {1 + len(nodes)}
 
 
+async def test_a_cluster_without_its_majority_takes_nothing_and_loses_nothing(
+    nodes: list[LocalRabbitMQ], url_list: str, database_url: str, pool: Pool, connection: Connection
+) -> None:
+    first, second, third = nodes
+    settings = worker_settings(url_list, database_url, rpc_queue_type="quorum")
+    events = [run_created(orgId=ORGANISATION) for _ in range(EVENTS)]
+    async with running_worker(settings, pool):
+        await assert_led_by_all(nodes)
+        async with Wire.connect(first.url) as wire:
+            await until_serving(wire)
+            await publish_all(wire, "run-created", events)
+            await asyncio.to_thread(second.kill)
+            await asyncio.to_thread(third.kill)
+        await asyncio.to_thread(second.start)
+        await until(lambda: serves(second))
+        await until(lambda: all_stored(connection, [event["eventId"] for event in events]))
+
+
 @pytest.mark.parametrize("way", ["URL list", "balancer"])
 async def test_the_node_that_has_everything_is_killed(
     nodes: list[LocalRabbitMQ],
@@ -146,24 +164,6 @@ async def test_events_do_not_wait_for_the_request_queues(
                 await wire.ask("check-claims", {"orgId": "org-1", "claimIds": ["c-1"]}, wait_s=1)
             await asyncio.to_thread(first.start)
             await until_serving(wire)
-
-
-async def test_a_cluster_without_its_majority_takes_nothing_and_loses_nothing(
-    nodes: list[LocalRabbitMQ], url_list: str, database_url: str, pool: Pool, connection: Connection
-) -> None:
-    first, second, third = nodes
-    settings = worker_settings(url_list, database_url, rpc_queue_type="quorum")
-    events = [run_created(orgId=ORGANISATION) for _ in range(EVENTS)]
-    async with running_worker(settings, pool):
-        await assert_led_by_all(nodes)
-        async with Wire.connect(first.url) as wire:
-            await until_serving(wire)
-            await publish_all(wire, "run-created", events)
-            await asyncio.to_thread(second.kill)
-            await asyncio.to_thread(third.kill)
-        await asyncio.to_thread(second.start)
-        await until(lambda: serves(second))
-        await until(lambda: all_stored(connection, [event["eventId"] for event in events]))
 
 
 @asynccontextmanager

@@ -287,7 +287,7 @@ async def test_a_worker_that_may_configure_nothing_uses_what_is_there(
     async with (
         Wire.connect(url_of(users, "exporter", VHOST)) as exporter,
         Wire.connect(url_of(users, "guard", VHOST)) as guard,
-        running_worker(settings, pool, WorkerParts(limits=replace(DEFAULT_LIMITS, session_steady_s=0.1))),
+        running_worker(settings, pool, WorkerParts(limits=replace(DEFAULT_LIMITS, session_steady_s=0.01))),
     ):
         event = run_finished(claimIds=["taxi-1"])
         await exporter.publish("run-finished", event)
