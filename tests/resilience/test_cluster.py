@@ -44,22 +44,11 @@ ANSWER_S = 10
 QUORUM = TOPOLOGY.with_quorum_rpc_queues()
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[list[LocalRabbitMQ]]:
-    """Three nodes, for all of these tests: to start them takes long."""
+@pytest.fixture
+def nodes() -> Iterator[list[LocalRabbitMQ]]:
+    """Three nodes of a test's own: after others were killed, a queue of the same name may find no leader."""
     with cluster() as servers:
         yield servers
-
-
-@pytest.fixture
-async def nodes(servers: list[LocalRabbitMQ]) -> list[LocalRabbitMQ]:
-    """The same. All of them run, and have no queues."""
-    await asyncio.gather(*(asyncio.to_thread(node.start) for node in servers if not node.is_running))
-    async with await aio_pika.connect(servers[0].url) as connection:
-        channel = await connection.channel()
-        for queue in TOPOLOGY.queues:
-            await channel.queue_delete(queue.name)
-    return servers
 
 
 @pytest.fixture
