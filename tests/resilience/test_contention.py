@@ -15,7 +15,7 @@ from handlers.locking import lock_runs_and_claims
 from schema import names
 from sql.connection import Connection
 from tests.conftest import DATABASE_CONNECTIONS_MAX, running_worker, worker_settings
-from tests.resilience.locks import slow_down
+from tests.resilience.locks import locked, slow_down, waiting
 from tests.resilience.observing import RECOVERY_S, Log, ask_in_time, publish_all, until, until_serving
 from tests.wire import Wire, run_created, run_finished
 from worker.broker.topology import Topology
@@ -315,3 +315,16 @@ async def test_an_event_waits_longer_each_time_although_others_pass(
             assert max(line["tries"] for line in log.of("event_parked") if line["event_id"] == ending["eventId"]) < 6
         await wire.until_run(run_id, status="completed")
         assert await wire.count_in(names.dead_letter_queue("run-finished")) == 0
+
+
+async def test_events_of_different_organisations_are_written_at_one_time(
+    settings: WorkerSettings, pool: Pool, wire: Wire, database_url: str
+) -> None:
+    """One organisation for each writer."""
+    parts = WorkerParts(limits=replace(DEFAULT_LIMITS, batch_lock_timeout_s=30, batch_statement_timeout_s=30))
+    async with running_worker(settings, pool, parts):
+        await until_serving(wire)
+        async with locked(database_url, "export_runs"):
+            await publish_all(wire, "run-finished", ends(20))
+            await until(lambda: waiting(database_url, 2), 5)  # before others want the table, too
+        await until_serving(wire)
