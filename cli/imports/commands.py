@@ -75,8 +75,7 @@ def import_file(
     refused rows.
     """
     if suggest:
-        with errors_explained():
-            out.print_text(suggested_mapping(file))
+        _print_suggestion(file)
         return
     if mapping is None or source is None:
         raise typer.BadParameter(
@@ -86,6 +85,8 @@ def import_file(
     if apply and dry_run:
         raise typer.BadParameter("give either --apply or --dry-run")
     rejects_path = rejects or file.with_name(f"{file.stem}.rejects{file.suffix}")
+    if rejects_path.resolve() in {file.resolve(), mapping.resolve()}:
+        raise typer.BadParameter("must be another file than FILE and the mapping", param_hint="--rejects")
     with errors_explained(), TemporaryDirectory(prefix="export-runs-import-") as folder:
         columns = read_mapping(mapping)
         records = open_record_file(file, columns)
@@ -105,6 +106,15 @@ def import_file(
         raise typer.Exit(Exit.REFUSED)
 
 
+def _print_suggestion(file: Path) -> None:
+    """Print a mapping, and on standard error what a person must know of it: the mapping often goes to a file."""
+    with errors_explained():
+        suggestion = suggested_mapping(file)
+    out.print_text(suggestion.toml)
+    for note in suggestion.notes:
+        err.print_line(note)
+
+
 def _write_rejects(importing: ImportPlan, write_file: Callable[..., None], path: Path) -> None:
     try:
         write_file(path, importing.rejects())
@@ -120,6 +130,8 @@ async def _run(importing: ImportPlan, *, apply: bool, rate: int | None) -> int:
             importing.read_rows(report)
         with err.progress_bar("comparing") as report:
             await importing.build(connection, report)
+        if apply and importing.plan.rows_of_no_run:
+            return 0
         total = importing.plan.events
         if broker is None or connection is None or not total:
             return 0
@@ -153,10 +165,15 @@ def _facts(plan: Plan, stored: int, *, apply: bool) -> dict[str, Any]:
             "ignored": plan.ignored_rows,
             "copies": plan.copied_rows,
             "rejected": plan.rejected_rows,
+            "withoutRun": plan.rows_of_no_run,
         },
         "new": {"runs": plan.runs, "claims": plan.claims, "events": plan.events, "eventsStored": stored},
         "known": {"runs": plan.known_runs, "claims": plan.known_claims},
-        "rejects": {"runs": plan.rejected_runs, "reasons": dict(plan.reasons.most_common(1_000))},
+        "rejects": {
+            "runs": plan.rejected_runs,
+            "reasons": dict(plan.reasons.counts.most_common()),
+            "firstRows": plan.reasons.first_rows,
+        },
         "doubleExports": {
             "count": plan.double_exports,
             "amounts": {currency: amount_text(amount) for currency, amount in sorted(plan.double_amounts.items())},
@@ -188,11 +205,18 @@ def _print_plan(plan: Plan, stored: int, description: str, rejects: Path, *, app
             "if a spreadsheet took zeros away, set claim_digits in the mapping"
         )
     out.print_line(f"{plan.runs:,} new runs with {plan.claims:,} claims; {plan.known_runs:,} runs are known already")
-    for reason, count in plan.reasons.most_common(PRINTED_MAX):
-        out.print_line(f"{count:,} rows refused: {reason}")
+    for line in plan.reasons.lines(PRINTED_MAX):
+        out.print_line(f"refused: {line}")
     if plan.rejected_rows:
         out.print_line(f"{plan.rejected_rows:,} refused rows are in {rejects}: mend them and import that file")
+    if plan.rows_of_no_run:
+        out.print_line(
+            f"{plan.rows_of_no_run:,} refused rows do not say which run they belong to: nothing is imported until they "
+            "are mended or taken out, because a run that was imported without one of its rows can never get it"
+        )
     _print_double_exports(plan)
+    if apply and plan.rows_of_no_run:
+        fail(Exit.REFUSED, "nothing was imported")
     if apply:
         out.print_line(f"{stored:,} of {plan.events:,} new events are stored")
         if stored < plan.events:

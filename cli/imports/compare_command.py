@@ -102,7 +102,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
     return {
         "period": {"first": str(comparison.first_day), "last": str(comparison.last_day)},
         "rows": {"read": comparison.rows, "unreadable": comparison.unreadable_rows},
-        "reasons": dict(comparison.reasons.most_common(PRINTED_MAX)),
+        "reasons": dict(comparison.reasons.counts.most_common(PRINTED_MAX)),
         "claims": {"file": comparison.file_claims, "service": comparison.service_claims},
         "counts": {kind.name: comparison.counts[kind] for kind in DifferenceKind},
         "differences": [
@@ -119,7 +119,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
 
 
 def _reasons(comparison: Comparison) -> str:
-    return "; ".join(f"{count:,} rows: {reason}" for reason, count in comparison.reasons.most_common(PRINTED_MAX))
+    return "; ".join(comparison.reasons.lines(PRINTED_MAX))
 
 
 def _print(comparison: Comparison) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from cli.imports.mapping import Mapping
-from cli.imports.record_files import RecordFile
+from cli.imports.reasons import Reasons
+from cli.imports.records import RecordFile
 from cli.imports.sorting import Entry, ExternalSort
 from cli.imports.values import RowFacts, RowReader
 from handlers.imports import Export, exports_of_organisation
@@ -51,7 +52,7 @@ class Comparison:
 
     rows: int = 0
     unreadable_rows: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    reasons: Reasons = field(default_factory=Reasons)
     first_day: date | None = None
     last_day: date | None = None
     """The period, in the time zone of the mapping: as it was given, or that of the file."""
@@ -93,13 +94,13 @@ class FileComparison:
 
     def read_rows(self, report: ReportProgress, first: date | None, last: date | None) -> None:
         """Read the file; the period is that of its runs where no other is given. Raises FileRefused."""
-        reader = RowReader(self._mapping)
+        reader = RowReader(self._mapping, self._file.first_day)
         for row in self._file.rows():
             self.comparison.rows += 1
             facts = reader.read(row)
             if facts.problems:
                 self.comparison.unreadable_rows += 1
-                self.comparison.reasons.update(facts.problems)
+                self.comparison.reasons.add(row.number, facts.problems)
             elif not facts.is_ignored:
                 self._add(facts)
             if self.comparison.rows % PROGRESS_ROWS == 0:

@@ -1,6 +1,7 @@
 """The mapping of a file of old records: which column is which field of the contract, and how its values are written."""
 
 import codecs
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -12,7 +13,17 @@ from cli.console import FileRefused
 from schema.events import RunStatus, RunTrigger
 from schema.limits import TEXT_CHARS_MAX
 
+EXCEL: Final = "excel"
+"""The form of times that are counts of days."""
+
+HAS_YEAR: Final = re.compile("%[YyGcxD]")
+"""What a form of times has, unless its times are all of one year."""
+
 HEADER_ROWS_MAX: Final = 5
+YEAR_MIN: Final = 1970
+"""A year before it is a number that was no date."""
+
+YEAR_MAX: Final = 9998
 MAPPING_BYTES_MAX: Final = 1024 * 1024
 
 FieldName = Literal[
@@ -66,8 +77,8 @@ class Mapping(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    run_key: Annotated[list[Heading], Field(min_length=1)]
-    """The columns that name a run together: rows that have the same values there are one run."""
+    run_key: list[Heading]
+    """The columns that name a run together: rows that have the same values there are one run. With none, all are."""
 
     columns: dict[FieldName, Heading]
     """The heading of the column of each field."""
@@ -80,6 +91,9 @@ class Mapping(BaseModel):
 
     date_formats: list[str] = Field(default_factory=list)
     """How times and dates are written, as in Python's strptime, or `excel`: days. ISO 8601 is always read."""
+
+    year: Annotated[int | None, Field(ge=YEAR_MIN, le=YEAR_MAX)] = None
+    """Of times that are written without one, such as `3101` for the end of January."""
 
     time_zone: str = "UTC"
     """Of times without an offset."""
@@ -123,6 +137,13 @@ class Mapping(BaseModel):
     @model_validator(mode="after")
     def _has_what_an_event_needs(self) -> Self:
         given = {*self.columns, *self.constants}
+        if self.decimal_sign == self.thousands_sign:
+            raise ValueError("decimal_sign and thousands_sign must differ")
+        for form in self.date_formats:
+            if form != EXCEL and "%" not in form:
+                raise ValueError(f"date_formats: {form!r} is no form such as %d.%m.%Y")
+            if form != EXCEL and not HAS_YEAR.search(form) and self.year is None:
+                raise ValueError(f"date_formats: {form!r} has no year; give it by `year`")
         for field in _REQUIRED:
             if field not in given:
                 raise ValueError(f"{field} must be given by [columns] or by [constants]")

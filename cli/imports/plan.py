@@ -14,8 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Final, Self
 
+from cli.console import FileRefused
 from cli.imports.mapping import Mapping
-from cli.imports.record_files import Raw, RecordFile
+from cli.imports.reasons import Reasons
+from cli.imports.records import Raw, RecordFile
 from cli.imports.runs import RUN_ROWS_MAX, ImportedRun, RefusedRun, build_run
 from cli.imports.sorting import ExternalSort
 from cli.imports.values import RowFacts, RowReader
@@ -33,6 +35,9 @@ DOUBLE_EXPORTS_LISTED_MAX: Final = 1_000
 
 RUNS_NAMED_MAX: Final = 10
 REASON_CHARS_MAX: Final = 1_000
+
+ALL_ROWS: Final = "the whole file"
+"""What a run is called that has no key."""
 
 ANOTHER_ROW: Final = "another row of the same run was refused"
 KNOWN_WITH_OTHER_ROWS: Final = "the run was imported before, with other rows; nothing of it is changed"
@@ -65,7 +70,10 @@ class Plan:
     copied_rows: int = 0
     rejected_rows: int = 0
     rejected_runs: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    rows_of_no_run: int = 0
+    """Rows with a claim, or that cannot be read, which do not say which run they belong to. It may be any."""
+
+    reasons: Reasons = field(default_factory=Reasons)
     runs: int = 0
     claims: int = 0
     known_runs: int = 0
@@ -105,7 +113,7 @@ class ImportPlan:
 
     def read_rows(self, report: ReportProgress) -> None:
         """Read the file. Raises FileRefused."""
-        reader = RowReader(self._mapping)
+        reader = RowReader(self._mapping, self._file.first_day)
         digits: Counter[int] = Counter()
         zeros: Counter[int] = Counter()
         for row in self._file.rows():
@@ -114,6 +122,7 @@ class ImportPlan:
             if facts.is_ignored and not facts.problems:
                 self.plan.ignored_rows += 1
                 continue
+            self.plan.rows_of_no_run += not all(facts.key) and (bool(facts.claims) or row.problem is not None)
             for claim in facts.claims:
                 if claim["claimId"].isascii() and claim["claimId"].isdigit():
                     digits[len(claim["claimId"])] += 1
@@ -122,6 +131,8 @@ class ImportPlan:
             self._rows.add(key, [facts.run, facts.claims, facts.problems, row.raw, facts.digest])
             if self.plan.rows % 1_000 == 0:
                 report(self._file.bytes_read, self._file.bytes_total)
+        if not self.plan.rows:
+            raise FileRefused(f"{self._file.path}: has headings, and no rows below them")
         self._note_short_ids(digits, zeros)
 
     def _note_short_ids(self, digits: Counter[int], zeros: Counter[int]) -> None:
@@ -215,7 +226,7 @@ class ImportPlan:
             for kind, event in ((RUN_CREATED, run.created), (RUN_FINISHED, run.finished)):
                 fields = [kind, run.org_id, str(event.event_id), event.payload]
                 self._events.writelines([json.dumps(fields, ensure_ascii=False), "\n"])
-        label = " / ".join(run.key)
+        label = " / ".join(run.key) or ALL_ROWS
         for claim in run.exported:
             self._exports.add(
                 [run.org_id, claim.claim_id], [str(run.run_id), claim.amount, claim.currency, False, label]
@@ -231,8 +242,8 @@ class ImportPlan:
 
     def _reject(self, number: int, raw: Raw, *problems: str) -> None:
         self.plan.rejected_rows += 1
-        self.plan.reasons.update(problems)
-        self._rejects.add([number], [raw, shortened("; ".join(problems), REASON_CHARS_MAX)])
+        self.plan.reasons.add(number, problems)
+        self._rejects.add([number], [raw, shortened(f"row {number}: {'; '.join(problems)}", REASON_CHARS_MAX)])
 
     def rejects(self) -> Iterator[tuple[Raw, str]]:
         """The rows that were refused, in the order of the file, each with the reason."""

@@ -1,14 +1,16 @@
 """Recognise what a file of old records is: its format, and its encoding."""
 
 import codecs
+import re
 from pathlib import Path
 
 from cli.console import FileRefused
 from cli.imports.mapping import Mapping
-from cli.imports.record_files import CHUNK_BYTES, SAMPLE_BYTES, CsvFile, JsonLinesFile, RecordFile
+from cli.imports.record_files import SAMPLE_BYTES, CsvFile, JsonLinesFile
+from cli.imports.records import CHUNK_BYTES, TableFile
 
 
-def open_record_file(path: Path, mapping: Mapping) -> RecordFile:
+def open_record_file(path: Path, mapping: Mapping) -> JsonLinesFile | TableFile:
     """Recognise a file by its name and its first bytes. Raises FileRefused."""
     try:
         with path.open("rb") as file:
@@ -16,16 +18,25 @@ def open_record_file(path: Path, mapping: Mapping) -> RecordFile:
         size = path.stat().st_size
     except OSError as error:
         raise FileRefused(f"{path}: {error.strerror}") from error
+    if not size:
+        raise FileRefused(f"{path}: is empty")
     if start.startswith(b"\x1f\x8b"):
         raise FileRefused(f"{path}: is compressed with gzip; unpack it first")
     if start.startswith(b"\xd0\xcf\x11\xe0"):
-        raise FileRefused(f"{path}: is a workbook of the old form .xls; save it as .xlsx")
+        raise FileRefused(
+            f"{path}: is a workbook of the old form .xls, or has a password; save it as .xlsx without one"
+        )
     if start.startswith(b"PK\x03\x04"):
         from cli.imports.workbooks import WorkbookFile  # openpyxl is slow to import, and few commands need it
 
         return WorkbookFile(path, size, mapping)
     encoding = mapping.encoding or _encoding_of(path, start)
-    if start.decode(encoding, errors="ignore").lstrip("\ufeff \t\r\n").startswith("{"):
+    text = start.decode(encoding, errors="ignore").lstrip("\ufeff \t\r\n")
+    if text.startswith("%PDF-"):
+        raise FileRefused(f"{path}: is a PDF; export the list as CSV or XLSX")
+    if re.match(r"\[\s*[\[{]", text):
+        raise FileRefused(f"{path}: is a JSON array; write its objects one per line, without commas between them")
+    if text.startswith("{"):
         return JsonLinesFile(path, encoding, size, mapping.headings)
     return CsvFile(path, encoding, size, mapping)
 

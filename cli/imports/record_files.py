@@ -6,74 +6,43 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Never
 
 from cli.console import FileRefused
 from cli.imports.mapping import Mapping, heading_text
-
-REASON_HEADING: Final = "import_reason"
-"""The column that a file of refused rows has beside those of the input. It is left out when the file is read again."""
+from cli.imports.records import (
+    EXCEL_FIRST_DAY,
+    REASON_HEADING,
+    Cell,
+    NumberedRecords,
+    Raw,
+    Row,
+    number_text,
+    without_reason,
+)
+from cli.imports.tables import HEADER_SEARCH_ROWS_MAX, find_headings, table_rows
 
 CELL_CHARS_MAX: Final = 4 * 1024 * 1024
 """A cell with more characters is a quotation mark that was not closed."""
 
-NUMBER_CHARS_MAX: Final = 1_000
-"""A number with more digits is written with an exponent: `1e999999999` would fill the memory."""
-
-HEADER_SEARCH_ROWS_MAX: Final = 50
-"""The headings must be among the first rows."""
+ROW_CHARS_MAX: Final = 2 * CELL_CHARS_MAX
+"""A row is held in memory as a whole."""
 
 SAMPLE_BYTES: Final = 256 * 1024
 DELIMITERS: Final = (";", ",", "\t", "|")
-CHUNK_BYTES: Final = 1024 * 1024
 
-Cell: TypeAlias = str | Decimal | datetime | list[Any] | None
-"""What a cell holds. Only a workbook and JSON have more than texts."""
-
-Raw: TypeAlias = Any
-"""A row as its file has it, in a form that JSON can say, so that it can be written back."""
-
-
-NumberedRecords: TypeAlias = Iterator[tuple[int, Sequence[Cell]]]
+NESTED_OBJECTS_MAX: Final = 8
+"""An object inside so many others is a value, and its members are no columns."""
 
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: its number in the file, its cells by their headings, and what it was read from."""
-
-    number: int
-    cells: dict[str, Cell]
-    raw: Raw
-    problem: str | None = None
-    """What is wrong with the row as a whole."""
-
-
-class RecordFile(Protocol):
-    """A file of old records."""
-
-    description: str
-    """What was recognised: the format, the encoding, the delimiter."""
-
-    bytes_total: int
-    bytes_read: int
-    """How large the file is, and how far it was read."""
-
-    def rows(self) -> Iterator[Row]:
-        """The rows below the headings that are not blank. Raises FileRefused."""
-
-    def write_rejects(self, path: Path, rejects: Iterable[tuple[Raw, str]]) -> None:
-        """Write rows to a file of the same format, each with its reason."""
-
-
 @dataclass
-class _Counted(io.RawIOBase):
-    """A file that says how far it was read."""
+class CountedFile(io.RawIOBase):
+    """A file that says how many of its bytes were read."""
 
     path: Path
     report: Callable[[int], None]
@@ -84,15 +53,26 @@ class _Counted(io.RawIOBase):
         self._file = io.FileIO(self.path)
 
     def readable(self) -> bool:
+        """It can be read."""
         return True
 
+    def seekable(self) -> bool:
+        """It can be read from any place."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place; returns which it is."""
+        return self._file.seek(offset, whence)
+
     def readinto(self, buffer: Any) -> int:
+        """Read into a buffer, and report."""
         count = self._file.readinto(buffer) or 0
         self._bytes_read += count
         self.report(self._bytes_read)
         return count
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
         super().close()
 
@@ -105,14 +85,21 @@ class _TextFile:
         self.encoding = encoding
         self.bytes_total = size
         self.bytes_read = 0
+        self.first_day = EXCEL_FIRST_DAY
         self.description = f"{kind} in {encoding.removesuffix('-sig').upper()}"
 
     def _open(self) -> io.TextIOWrapper:
-        buffered = io.BufferedReader(_Counted(self.path, self._note))
+        buffered = io.BufferedReader(CountedFile(self.path, self._note))
         return io.TextIOWrapper(buffered, encoding=self.encoding, newline="")
 
     def _note(self, bytes_read: int) -> None:
         self.bytes_read = bytes_read
+
+    def _refuse(self, row: int, problem: str, error: Exception | None = None) -> Never:
+        raise FileRefused(f"{self.path}: row {row}: {problem}") from error
+
+    def _undecoded(self, row: int, error: UnicodeError) -> Never:
+        self._refuse(row, f"is not in {self.encoding}; name the `encoding` in the mapping", error)
 
 
 class CsvFile(_TextFile):
@@ -129,19 +116,38 @@ class CsvFile(_TextFile):
         self.delimiter = mapping.delimiter or _delimiter_of(sample)
         self.description += f", delimiter {'tab' if self.delimiter == chr(9) else self.delimiter}"
         self.headings: list[str] = []
+        self.sheet_title: str | None = None
+        self.other_sheets: list[str] = []
+
+    def records(self) -> NumberedRecords:
+        """All rows of the file. Raises FileRefused."""
+        csv.field_size_limit(CELL_CHARS_MAX)
+        number = chars = 0
+
+        def lines(file: io.TextIOWrapper) -> Iterator[str]:
+            nonlocal chars
+            while line := file.readline(ROW_CHARS_MAX):
+                chars += len(line)
+                if chars > ROW_CHARS_MAX:
+                    self._refuse(number + 1, f"has more than {ROW_CHARS_MAX:,} characters")
+                yield line
+
+        with self._open() as file:
+            try:
+                for number, record in enumerate(_csv_reader(lines(file), self.delimiter), start=1):
+                    chars = 0
+                    yield number, record
+            except csv.Error as error:
+                self._refuse(number + 1, f"cannot be read as CSV: {error}", error)
+            except UnicodeError as error:
+                self._undecoded(number + 1, error)
 
     def rows(self) -> Iterator[Row]:
         """The rows below the headings that are not blank. Raises FileRefused."""
-        csv.field_size_limit(CELL_CHARS_MAX)
-        with self._open() as file:
-            records = enumerate(_csv_reader(file, self.delimiter), start=1)
-            try:
-                self.headings, below = find_headings(iter(records), self._mapping, self.path)
-                yield from table_rows(self._without_rows_in_cells(below), self.headings, self._mapping)
-            except csv.Error as error:
-                raise FileRefused(f"{self.path}: cannot be read as CSV: {error}") from error
-            except UnicodeError as error:
-                raise FileRefused(f"{self.path}: is not in {self.encoding}: {error}") from error
+        headings, below = find_headings(self.records(), self._mapping, self.path)
+        self.headings = headings.names
+        self.description += f", headings in {headings.place}"
+        yield from table_rows(self._without_rows_in_cells(below), self.headings, self._mapping)
 
     def _without_rows_in_cells(self, records: NumberedRecords) -> NumberedRecords:
         """The records. Raises FileRefused where a quotation mark has taken in the rows below: they would be missing."""
@@ -150,12 +156,10 @@ class CsvFile(_TextFile):
         claims = [columns[name] for name in ("claimId", "claimIds") if name in columns]
         places = [self.headings.index(heading) for heading in (*self._mapping.run_key, *claims, *times)]
         for number, record in records:
-            for cell in record if times else ():  # a suggestion has no mapping yet
+            for cell in record if times else ():
                 lines = _LINE_END.split(cell)[1:] if isinstance(cell, str) else []
                 if any(self._is_row(line, places, self.headings.index(times[0])) for line in lines):
-                    raise FileRefused(
-                        f"{self.path}: row {number}: a cell has whole rows in it; is a quotation mark not closed?"
-                    )
+                    self._refuse(number, "a cell has whole rows in it; is a quotation mark not closed?")
             yield number, record
 
     def _is_row(self, line: str, places: Sequence[int], place_of_time: int) -> bool:
@@ -166,7 +170,8 @@ class CsvFile(_TextFile):
 
     def write_rejects(self, path: Path, rejects: Iterable[tuple[Raw, str]]) -> None:
         """Write rows to a CSV file of the same encoding and delimiter, each with its reason."""
-        with path.open("w", encoding=self.encoding, newline="") as file:
+        # A reason may hold what the encoding of the file has not.
+        with path.open("w", encoding=self.encoding, errors="replace", newline="") as file:
             writer = csv.writer(file, delimiter=self.delimiter)
             writer.writerow([*without_reason(self.headings), REASON_HEADING])
             writer.writerows([*raw, reason] for raw, reason in rejects)
@@ -181,30 +186,66 @@ class JsonLinesFile(_TextFile):
 
     def rows(self) -> Iterator[Row]:
         """The objects of the lines that are not blank. Raises FileRefused."""
+        number = 0
+        missing = set(self._headings)
         with self._open() as file:
             try:
-                for number, line in enumerate(file, start=1):
+                while line := file.readline(ROW_CHARS_MAX):
+                    number += 1
+                    if len(line) == ROW_CHARS_MAX:
+                        self._refuse(number, f"has {ROW_CHARS_MAX:,} characters or more")
                     if line.strip():
-                        yield self._row(number, line.strip())
+                        row = _json_row(number, line.strip())
+                        missing.difference_update(row.cells)
+                        yield row
             except UnicodeError as error:
-                raise FileRefused(f"{self.path}: is not in {self.encoding}: {error}") from error
-
-    def _row(self, number: int, line: str) -> Row:
-        try:
-            value = json.loads(line, parse_float=Decimal, parse_int=Decimal)
-        except (ValueError, RecursionError):
-            return Row(number, {}, {"line": line}, "the line is no JSON")
-        if not isinstance(value, dict):
-            return Row(number, {}, {"line": line}, "the line is no JSON object")
-        value.pop(REASON_HEADING, None)
-        return Row(number, dict(_flat(value, "")), json.loads(json.dumps(value, default=_plain_number)))
+                self._undecoded(number + 1, error)
+        if missing:
+            self.description += f", no line has {', '.join(sorted(missing))}"
 
     def write_rejects(self, path: Path, rejects: Iterable[tuple[Raw, str]]) -> None:
         """Write objects to a file of JSON Lines, each with its reason."""
-        with path.open("w", encoding=self.encoding) as file:
+        is_ascii = not self.encoding.startswith("utf")
+        # Half of a surrogate pair becomes its escape in JSON.
+        with path.open("w", encoding=self.encoding, errors="backslashreplace") as file:
             file.writelines(
-                json.dumps({**raw, REASON_HEADING: reason}, ensure_ascii=False) + "\n" for raw, reason in rejects
+                json.dumps({**raw, REASON_HEADING: reason}, ensure_ascii=is_ascii) + "\n" for raw, reason in rejects
             )
+
+
+class _UnclearObject(ValueError):
+    """A JSON object that may mean two things; the text says why."""
+
+
+def _json_row(number: int, line: str) -> Row:
+    try:
+        value = json.loads(
+            line,
+            parse_float=Decimal,
+            parse_int=Decimal,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_object_of,
+        )
+        if not isinstance(value, dict):
+            return Row(number, {}, {"line": line}, "the line is no JSON object")
+        value.pop(REASON_HEADING, None)
+        cells = _object_of(list(_flat(value, "", NESTED_OBJECTS_MAX)))
+        return Row(number, cells, json.loads(json.dumps(value, default=_plain_number)))
+    except _UnclearObject as unclear:
+        return Row(number, {}, {"line": line}, str(unclear))
+    except (ValueError, RecursionError):
+        return Row(number, {}, {"line": line}, "the line is no JSON")
+
+
+def _object_of(members: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        raise _UnclearObject("the line has two members of the same name")
+    return found
+
+
+def _refuse_constant(name: str) -> Never:
+    raise ValueError(name)  # NaN and Infinity, which are no JSON
 
 
 def _plain_number(value: object) -> object:
@@ -216,10 +257,10 @@ def _plain_number(value: object) -> object:
     return float(value) if Decimal(str(float(value))) == value else text
 
 
-def _flat(value: dict[str, Any], prefix: str) -> Iterator[tuple[str, Cell]]:
+def _flat(value: dict[str, Any], prefix: str, objects_max: int) -> Iterator[tuple[str, Cell]]:
     for name, member in value.items():
-        if isinstance(member, dict) and prefix.count(".") < 8:
-            yield from _flat(member, f"{prefix}{name}.")
+        if isinstance(member, dict) and objects_max:
+            yield from _flat(member, f"{prefix}{name}.", objects_max - 1)
         elif isinstance(member, bool):
             yield heading_text(f"{prefix}{name}"), str(member).lower()
         else:
@@ -241,111 +282,3 @@ def _delimiter_of(sample: str) -> str:
 
     csv.field_size_limit(CELL_CHARS_MAX)
     return max(DELIMITERS, key=score)
-
-
-def find_headings(records: NumberedRecords, mapping: Mapping, path: Path) -> tuple[list[str], NumberedRecords]:
-    """The headings, and the records below them: the first rows that have all that the mapping names.
-
-    A mapping that names none has the row with the most texts. Raises FileRefused.
-    """
-    wanted = set(mapping.headings)
-    first = list(islice(records, HEADER_SEARCH_ROWS_MAX))
-    best: tuple[int, list[str]] = (0, [])
-    # A file of refused rows has its headings joined in one row.
-    heights = sorted({1, mapping.header_rows}, reverse=True)
-    places = [(end, height) for end in range(1, len(first) + 1) for height in heights if height <= end]
-    if not wanted:
-        places = [(end, 1) for end in range(*_place_of_most_texts(first))]
-    for end, height in places:
-        headings = joined_headings([record for _, record in first[end - height : end]])
-        found = len(wanted & set(headings))
-        if found == len(wanted):
-            return headings, chain(first[end:], records)
-        best = max(best, (found, headings), key=lambda each: each[0])
-    missing = ", ".join(sorted(wanted - set(best[1])))
-    raise FileRefused(f"{path}: has no column {missing}; its columns are: {', '.join(best[1]) or 'unknown'}")
-
-
-def _place_of_most_texts(first: Sequence[tuple[int, Sequence[Cell]]]) -> tuple[int, int]:
-    """The end of the first row that has as many texts as any."""
-    counts = [sum(map(_is_text, record)) for _, record in first]
-    end = counts.index(max(counts)) + 1 if counts else 0
-    return end, end + 1
-
-
-def _is_text(cell: Cell) -> bool:
-    return isinstance(cell, str) and re.search(r"[^\W\d]", cell) is not None
-
-
-def joined_headings(records: Sequence[Sequence[Cell]]) -> list[str]:
-    """The headings of columns. In rows above each other a blank one belongs to the one before it: it was merged.
-
-    A heading that is there before gets a number: `Amount (2)`.
-    """
-    width = max(map(len, records), default=0)
-    parts: list[list[str]] = [[] for _ in range(width)]
-    for level, record in enumerate(records):
-        above = ""
-        for place in range(width):
-            text = heading_text(plain_text(record[place])) if place < len(record) else ""
-            if not text and level < len(records) - 1:
-                text = above
-            above = text
-            if text and text not in parts[place][-1:]:
-                parts[place].append(text)
-    headings: list[str] = []
-    counts: dict[str, int] = {}
-    for each in parts:
-        heading = " / ".join(each) or f"column {len(headings) + 1}"
-        counts[heading] = counts.get(heading, 0) + 1
-        headings.append(f"{heading} ({counts[heading]})" if counts[heading] > 1 else heading)
-    return headings
-
-
-def table_rows(records: NumberedRecords, headings: Sequence[str], mapping: Mapping) -> Iterator[Row]:
-    """Rows of a table that are not blank, with what is filled down, and without the reason of the last time."""
-    above: dict[str, Cell] = {}
-    kept = [(place, heading) for place, heading in enumerate(headings) if heading != REASON_HEADING]
-    for number, record in records:
-        if not any(map(_is_given, record)):
-            continue
-        cells = {heading: record[place] if place < len(record) else "" for place, heading in kept}
-        for heading in mapping.fill_down:
-            if _is_given(cells[heading]):
-                above[heading] = cells[heading]
-            else:
-                cells[heading] = above.get(heading, "")
-        is_longer = any(map(_is_given, record[len(headings) :]))
-        yield Row(number, cells, list(cells.values()), "has more cells than there are headings" if is_longer else None)
-
-
-def without_reason(headings: Iterable[str]) -> list[str]:
-    """The headings of what the file says itself."""
-    return [heading for heading in headings if heading != REASON_HEADING]
-
-
-def _is_given(cell: Cell) -> bool:
-    return bool(cell.strip()) if isinstance(cell, str) else cell is not None
-
-
-def number_text(number: Decimal) -> str:
-    """A number with all its digits, and without an exponent unless it would have more than NUMBER_CHARS_MAX of them."""
-    if abs(number.adjusted()) > NUMBER_CHARS_MAX:
-        return str(number)
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def plain_text(cell: Cell) -> str:
-    """A cell as a text, without white space at its ends; empty where it is blank."""
-    match cell:
-        case None:
-            return ""
-        case str():
-            return cell.strip()
-        case Decimal():
-            return number_text(cell)
-        case datetime():
-            return cell.isoformat()
-        case _:
-            return json.dumps(cell, default=str)

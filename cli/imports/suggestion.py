@@ -1,143 +1,313 @@
-"""A mapping made from the headings of a file and its first rows: a start for a person to go on from."""
+"""A mapping made from the headings of a file and its first rows: a start for a person to go on from.
+
+What is not clear is left open, so that the mapping is refused until a person has decided it.
+"""
 
 import re
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cli.console import FileRefused
-from cli.imports.mapping import FieldName, Mapping
+from cli.imports.amounts import AmountReader
+from cli.imports.heading_search import search_headings
+from cli.imports.mapping import EXCEL, HAS_YEAR, YEAR_MIN, FieldName, Mapping
 from cli.imports.recognition import open_record_file
-from cli.imports.record_files import Cell, plain_text
+from cli.imports.record_files import JsonLinesFile
+from cli.imports.records import EXCEL_FIRST_DAY, REASON_HEADING, Cell, is_given, plain_text
+from cli.imports.tables import HEADER_SEARCH_ROWS_MAX
+from cli.imports.times import time_written_as
+from cli.imports.vocabulary import columns_of_fields, is_run_key, meaning_of
+from worker.logs import escape_unprintable
 
-SAMPLE_ROWS: Final = 200
+SAMPLE_ROWS: Final = 2_000
+SAMPLE_CHARS_MAX: Final = 16 * 1024 * 1024
+"""What is looked at of a file: so many rows, or so much text."""
+
+LISTED_MAX: Final = 20
+"""Words of a column, and cells above the headings."""
+
+HEADINGS_LISTED_MAX: Final = 500
+
+TAKE_ONE: Final = "Take one of these lines in:"
+LINE_CHARS_MAX: Final = 110
+
+Item = TypeVar("Item")
+
 _CLAIM_SEPARATORS: Final = (";", "|", "\n")
-
-# In the order in which they choose a column: what only one kind of heading can mean comes first.
-_HEADINGS: Final[dict[FieldName, str]] = {
-    "claimIds": r"claims|claim ids|belege|bilag liste|reports in batch",
-    "claimId": r"claim.?(id|no|number|nr)?|report.?(id|key|number|no)|expense.?(id|no)|beleg.?(nr|nummer|feld ?1)?"
-    r"|bilag(s?nummer|snr)?|utlegg(snr)?|rechnungs.?(nr|nummer)|verifikat(ion)?s?.?(nr|nummer)?|id",
-    "voucherId": r"voucher.?(id|no|number|nr)?|document.?(no|number)|ver.?nr|buchungs.?(nr|nummer)|transaction.?id",
-    "voucherUrl": r"url|link",
-    "currency": r"currency(.?code)?|w(ä|ae)hrung|wkz.*|valuta|iso",
-    "amount": r"(total |approved |claim )?amount|total|sum|betrag|umsatz.*|bel(ø|oe|o|ö)p|summa",
-    "periodStart": r"(period|zeitraum).*(from|start|von|fra|fr(å|a)n)",
-    "periodEnd": r"(period|zeitraum).*(to|end|bis|til(l)?)",
-    "finishedAt": r"(finished|ended|completed|sent|export.*end).*|exportiert am|eksportert.*|exporterad.*",
-    "createdAt": r"(created|started|date|datum|dato|(export|extract|posting|run|batch).?date|belegdatum|time"
-    r"|bokf(ö|oe)ringsdatum|(export )?at|sent on|when|zeitpunkt|tidspunkt|tidpunkt).*",
-    "status": r"(batch|run|export|job).?status|status|state",
-    "outcome": r"outcome|result|claim.?status",
-    "reason": r"reason|comment|note|bemerkung|grund|merknad|anm(ä|ae)rkning|kommentar",
-    "triggeredBy": r"(exported|created|run|sent|triggered).?by|user(.?name)?|by|who|benutzer|bearbeiter|erfasser|bruker"
-    r"|anv(ä|ae)ndare|owner|ansatt",
-    "targetSystem": r"(target.?)?system|ledger|erp",
-    "format": r"(file.?)?format|type|typ",
-    "scope": r"scope|department|cost.?cent(er|re)|kostenstelle|kost1.*|avdeling|avdelning|kostnadsst(ä|ae)lle",
-    "orgId": r"org(anisation|anization)?(.?id)?|company(.?code)?|entity|mandant|firma|selskap|f(ö|oe)retag",
-    "externalAckId": r"ack.*|receipt.*|confirmation.*",
-}
-_RUN_KEY: Final = r"(batch|run|export|job|extract|stapel|lauf|b(u|o)nt|journal)(.?(id|no|nr|number|nummer|name|key))?"
+_LEAP_YEAR: Final = 2024
+_FIELDS_OF_RUN: Final[tuple[FieldName, ...]] = (
+    "triggeredBy", "format", "targetSystem", "scope", "externalAckId", "status", "periodStart", "periodEnd",
+)  # fmt: skip
 _DATE_FORMATS: Final = (
     "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S",
-    "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%d-%m-%Y", "%Y%m%d", "%d.%m.%y", "%d%m%Y",
-    "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y",
+    "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M %p", "%d-%m-%Y",
+    "%Y%m%d", "%d.%m.%y", "%d.%m.%y %H:%M", "%d%m%Y", "%d%m%y", "%d%m", "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y",
+    "%d/%m/%y %H:%M", "%d-%m-%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y",
+)  # fmt: skip
+_SIGNS: Final = (
+    (".", ""), (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'"), (",", "'"),
 )  # fmt: skip
 
 
-def suggested_mapping(path: Path) -> str:
-    """A mapping in TOML. What cannot be known from the file is a constant to fill in. Raises FileRefused."""
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A mapping in TOML, and what a person must know of it, in lines."""
+
+    toml: str
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """The first rows of a file, by its headings."""
+
+    headings: list[str]
+    rows: list[dict[str, Cell]]
+    settings: list[str]
+    """Lines of the mapping that say how the file is read."""
+
+    notes: list[str]
+
+    def column(self, heading: str | None) -> list[Cell]:
+        """The cells of a column that are not blank."""
+        return [] if heading is None else [row[heading] for row in self.rows if is_given(row.get(heading))]
+
+    def texts(self, heading: str | None) -> list[str]:
+        """The texts of a column, each once."""
+        return list(dict.fromkeys(plain_text(cell) for cell in self.column(heading) if isinstance(cell, str)))
+
+
+def suggested_mapping(path: Path) -> Suggestion:
+    """A mapping for a file. Raises FileRefused where the headings are not clear."""
+    sample = _sample(path)
+    writer = _MappingWriter(sample)
+    lines = list(writer.lines())
+    notes = [*sample.notes, *([f"Left open: {', '.join(writer.open)}."] if writer.open else [])]
+    comments = [f"A suggestion for {_quoted(path.name)}. Check each line.", *notes]
+    return Suggestion("\n".join([*(f"# {comment}" for comment in comments), "", *lines]) + "\n", notes)
+
+
+def _sample(path: Path) -> _Sample:
     mapping = Mapping.model_construct(run_key=[], columns={}, fill_down=[], constants={}, words={}, date_formats=[])
-    rows = list(islice(open_record_file(path, mapping).rows(), SAMPLE_ROWS))
-    if not rows:
-        raise FileRefused(f"{path}: has no rows")
-    headings = list(dict.fromkeys(heading for row in rows for heading in row.cells))
-    samples = {heading: [row.cells.get(heading) for row in rows] for heading in headings}
-    return "\n".join(_lines(path, headings, samples)) + "\n"
+    file = open_record_file(path, mapping)
+    if isinstance(file, JsonLinesFile):
+        rows = []
+        for row in _first(file.rows(), lambda row: row.cells.values(), SAMPLE_ROWS):
+            if row.problem is not None:
+                raise FileRefused(f"{path}: row {row.number}: {row.problem}")
+            rows.append(row.cells)
+        headings = list(dict.fromkeys(name for cells in rows for name in cells))
+        if not headings:
+            raise FileRefused(f"{path}: has no rows")
+        return _Sample(headings, rows, [], [])
+    first = list(_first(file.records(), lambda record: record[1], HEADER_SEARCH_ROWS_MAX + SAMPLE_ROWS))
+    found = search_headings(first, path)
+    names = [name for name in found.headings.names if name != REASON_HEADING]
+    rows = [dict(zip(found.headings.names, record, strict=False)) for _, record in found.below]
+    height = found.headings.last_row - found.headings.first_row + 1
+    settings = [f"header_rows = {height}"] if height > 1 else []
+    above = [(number, record) for number, record in found.above if any(map(is_given, record))]
+    notes = [f"The headings are in {found.headings.place}.{' Rows above them are not read:' if above else ''}"]
+    notes += [f"  row {number}: {_listed(filter(None, map(plain_text, record)))}" for number, record in above]
+    if file.other_sheets:
+        settings.append(f"sheet = {_quoted(file.sheet_title or '')}")
+        notes.append(f"Sheets that are not read: {_listed(file.other_sheets)}")
+    return _Sample(names, [row for row in rows if any(map(is_given, row.values()))], settings, notes)
 
 
-def _lines(path: Path, headings: Sequence[str], samples: dict[str, list[Cell]]) -> Iterator[str]:
-    keys = [heading for heading in headings if _fits(_RUN_KEY, heading)]
-    columns = _columns([heading for heading in headings if heading not in keys[:1]])
-    time_column = columns.get("createdAt") or columns.get("finishedAt")
-    run_key = keys[:1] or [time_column or headings[0]]
-    yield f"# A suggestion for {_quoted(path.name)}. Check each line. Columns of the file: {_list(headings)}"
-    yield ""
-    yield "# Rows that have the same values in these columns are one run."
-    yield f"run_key = {_list(run_key)}"
-    if time_column and (formats := _formats_of(samples[time_column])):
-        if len(formats) > 1:
-            yield f"# These fit all of the first rows, and mean different days: {_list(formats)}"
-        yield f"date_formats = {_list(formats[:1])}"
-    elif time_column and (formats := _mixed_formats_of(samples[time_column])):
-        yield "# No form fits all of the first rows; these fit one after the other."
-        yield f"date_formats = {_list(formats)}"
-    yield 'time_zone = "UTC"'
-    yield from _signs(samples.get(columns.get("amount", ""), []))
-    yield from _separator(samples.get(columns.get("claimIds", ""), []))
-    yield ""
-    yield "[columns]"
-    if not columns.keys() & {"claimId", "claimIds"}:
-        yield '# claimId = "the column that names the claim"'
-    for name, heading in columns.items():
-        yield f"{name} = {_quoted(heading)}"
-    unused = [heading for heading in headings if heading not in columns.values() and heading not in run_key]
-    if unused:
-        yield f"# not used: {_list(unused)}"
-    yield ""
-    yield "[constants]"
-    for name, value in (("orgId", "your organisation"), ("triggeredBy", "unknown"), ("format", "unknown")):
-        if name not in columns:
-            yield f"{name} = {_quoted(value)}"
-    for name in ("status", "outcome"):
-        if name in columns:
-            words = sorted({plain_text(cell) for cell in samples[columns[name]]} - {""})[:20]
-            yield ""
-            meanings = "completed, partial or failed" if name == "status" else "exported, skipped or ignored"
-            yield f"[words.{name}]  # {meanings}"
-            for word in words:
-                yield f"{_quoted(word)} = {_quoted('completed' if name == 'status' else 'exported')}"
+def _first(items: Iterable[Item], cells_of: Callable[[Item], Iterable[Cell]], items_max: int) -> Iterator[Item]:
+    chars = 0
+    for item in islice(items, items_max):
+        yield item
+        chars += sum(len(plain_text(cell)) for cell in cells_of(item))
+        if chars > SAMPLE_CHARS_MAX:
+            return
 
 
-def _columns(headings: Sequence[str]) -> dict[FieldName, str]:
-    free = list(headings)
-    columns: dict[FieldName, str] = {}
-    for name, pattern in _HEADINGS.items():
-        if name == "claimId" and "claimIds" in columns:
-            continue
-        if fitting := [heading for heading in free if _fits(pattern, heading)]:
-            columns[name] = fitting[0]
-            free.remove(fitting[0])
-    return columns
+class _MappingWriter:
+    """Writes the lines of a mapping."""
+
+    def __init__(self, sample: _Sample) -> None:
+        self._sample = sample
+        self.open: list[str] = []
+        """What a person has to decide before the mapping can be used."""
+
+        filled = [heading for heading in sample.headings if sample.column(heading)]
+        self._keys = list(filter(is_run_key, filled))
+        self._columns = columns_of_fields([heading for heading in filled if heading not in self._keys])
+        self._time = self._first("createdAt") or self._first("finishedAt")
+        if "outcome" not in self._columns and self._is_about_claims("status"):
+            self._columns["outcome"] = self._columns.pop("status")
+        for name in _FIELDS_OF_RUN:
+            if self._is_about_claims(name):
+                del self._columns[name]  # the rows of a run have to agree in it
+
+    def _first(self, name: FieldName) -> str | None:
+        """The first column that may be that of a field."""
+        headings = self._columns.get(name)
+        return headings[0] if headings else None
+
+    def lines(self) -> Iterator[str]:
+        """All lines; they come to a mapping that is refused as long as something is open."""
+        yield from self._key_lines()
+        yield from self._sample.settings
+        yield from self._time_lines()
+        yield from self._sign_lines()
+        yield from _separator(self._sample.texts(self._first("claimIds")))
+        yield ""
+        yield from self._column_lines()
+        yield ""
+        yield from self._constant_lines()
+        for name in ("status", "outcome"):
+            yield from self._word_lines(name)
+
+    def _key_lines(self) -> Iterator[str]:
+        keys = [[key] for key in self._keys] or [*([[self._time]] if self._time else []), []]
+        yield "# Rows that have the same values in these columns are one run; without columns the whole file is."
+        if len(self._keys) == 1:
+            yield f"run_key = {_list(*keys)}"
+        else:
+            self.open.append("run_key")
+            yield f"# {TAKE_ONE}"
+            yield from (f"# run_key = {_list(key)}" for key in keys)
+        filled = list(dict.fromkeys(filter(None, [*self._keys, self._time, self._first("triggeredBy")])))
+        rows = len(self._sample.rows)
+        if gaps := [heading for heading in filled if len(self._sample.column(heading)) < rows]:
+            yield "# These columns have blank cells. If such a cell means the value above it, take the next line in."
+            yield f"# fill_down = {_list(gaps)}"
+
+    def _is_about_claims(self, name: FieldName) -> bool:
+        """Whether rows of the same run say different things."""
+        column = self._first(name)
+        keys = self._keys[:1] or ([self._time] if self._time else [])
+        said: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+        for row in self._sample.rows if column else ():
+            said[tuple(plain_text(row.get(key)) for key in keys)].add(plain_text(row.get(column or "")))
+        return any(len(words - {""}) > 1 for words in said.values())
+
+    def _time_lines(self) -> Iterator[str]:
+        cells = [cell for cell in self._sample.column(self._time) if isinstance(cell, str | Decimal)]
+        forms = date_forms(cells)
+        if forms.unclear:
+            self.open.append("date_formats")
+            yield f"# It is not clear how these dates are written. {TAKE_ONE}"
+            yield from (f"# date_formats = {_list([form])}" for form in forms.unclear)
+        elif forms.forms:
+            yield f"date_formats = {_list(forms.forms)}"
+        if any(form != EXCEL and not HAS_YEAR.search(form) for form in (*forms.forms, *forms.unclear)):
+            self.open.append("year")
+            yield f"# year = {_LEAP_YEAR}  # these dates have no year"
+        if forms.unread is not None:
+            yield f"# No form that is known fits {_quoted(forms.unread)}."
+        yield 'time_zone = "UTC"  # or that of the dates, such as "Europe/Berlin"'
+
+    def _sign_lines(self) -> Iterator[str]:
+        texts = self._sample.texts(self._first("amount"))
+        signs = amount_signs(texts)
+        if len(signs) > 1:
+            self.open.append("decimal_sign")
+            yield "# It is not clear what the signs in the amounts mean. Take one of these pairs in:"
+            for pair in signs:
+                yield from (f"# {line}" for line in _sign_settings(pair))
+        elif not signs and texts:
+            yield f"# No signs that are known fit amounts such as {_quoted(texts[0])}."
+        elif signs:
+            yield from _sign_settings(signs[0])
+
+    def _column_lines(self) -> Iterator[str]:
+        yield "[columns]"
+        if not self._columns.keys() & {"claimId", "claimIds"}:
+            self.open.append("claimId")
+            yield '# claimId = "the column that names the claim"'
+        if self._time is None:
+            self.open.append("createdAt")
+            yield '# createdAt = "the column with the time of the export"'
+        for name, headings in self._columns.items():
+            if len(headings) == 1:
+                yield f"{name} = {_quoted(headings[0])}"
+            else:
+                self.open.append(name)
+                yield f"# Several columns may be {name}. {TAKE_ONE}"
+                yield from (f"# {name} = {_quoted(heading)}" for heading in headings)
+        used = {heading for headings in (*self._columns.values(), self._keys) for heading in headings}
+        if unused := [heading for heading in self._sample.headings if heading not in used]:
+            yield "# Columns that are not used:"
+            yield from _wrapped(unused)
+
+    def _constant_lines(self) -> Iterator[str]:
+        yield "[constants]"
+        if "orgId" not in self._columns:
+            self.open.append("orgId")
+            yield '# orgId = "your organisation"'
+        for name in ("triggeredBy", "format"):
+            if name not in self._columns:
+                yield f'{name} = "unknown"'
+        if "amount" in self._columns and "currency" not in self._columns:
+            yield '# currency = "EUR"  # of amounts that have none beside them'
+
+    def _word_lines(self, name: FieldName) -> Iterator[str]:
+        words = self._sample.texts(self._first(name))
+        if not words:
+            return
+        yield ""
+        meanings = "completed, partial or failed" if name == "status" else "exported, skipped or ignored"
+        yield f"[words.{name}]  # {meanings}"
+        for word in words[:LISTED_MAX]:
+            meaning = meaning_of(name, word)
+            yield f"{_quoted(word)} = {_quoted(meaning)}" if meaning else f'# {_quoted(word)} = "?"'
+        if not all(meaning_of(name, word) for word in words):
+            self.open.append(f"words.{name}")
 
 
-def _fits(pattern: str, heading: str) -> bool:
-    words = re.sub(r"[_\-./]+", " ", re.sub(r"(?<=[a-zäöøå])(?=[A-Z])", " ", heading.split(" / ")[-1]))
-    return re.fullmatch(pattern, words.strip().casefold()) is not None
+@dataclass(frozen=True, slots=True)
+class DateForms:
+    """How dates are written: forms that are tried one after the other, or some that mean different days."""
+
+    forms: list[str]
+    unclear: list[str]
+    unread: str | None
+    """A text that none of the known forms fits."""
 
 
-def _formats_of(cells: Sequence[Cell]) -> list[str]:
-    """The forms in which all of these texts are times."""
-    texts = {plain_text(cell) for cell in cells if isinstance(cell, str)} - {""}
-    return [form for form in _DATE_FORMATS if texts and all(_is_written_as(form, text) for text in texts)]
-
-
-def _mixed_formats_of(cells: Sequence[Cell]) -> list[str]:
-    """The forms in which each of these texts is a time that is not by ISO 8601, those of most texts first."""
-    texts = {plain_text(cell) for cell in cells if isinstance(cell, str)} - {""}
-    texts = {text for text in texts if not _is_iso(text)}
-    formats: list[str] = []
-    while texts:
-        form = max(_DATE_FORMATS, key=lambda form: sum(_is_written_as(form, text) for text in texts))
-        others = {text for text in texts if not _is_written_as(form, text)}
-        if others == texts:
+def date_forms(cells: Sequence[Cell]) -> DateForms:
+    """The forms in which these cells are times, those of most cells first. ISO 8601 needs none."""
+    left = {plain_text(cell) for cell in cells}
+    if all(isinstance(cell, Decimal) for cell in cells) and _fitting(EXCEL, left) == left:
+        return DateForms([], [], None)
+    left = {text for text in left if not _is_iso(text)}
+    forms: list[str] = []
+    while left:
+        form = max((*_DATE_FORMATS, EXCEL), key=lambda form: len(_fitting(form, left)))
+        fitting = sorted(_fitting(form, left))
+        if not fitting:
             break
-        formats.append(form)
-        texts = others
-    return formats
+        times = [_time_by(form, text) for text in fitting]
+        others = [each for each in (*_DATE_FORMATS, EXCEL) if len(_fitting(each, fitting)) == len(fitting)]
+        unclear = [each for each in others if [_time_by(each, text) for text in fitting] != times]
+        if unclear:
+            return DateForms(forms, [form, *unclear], None)
+        forms.append(form)
+        left -= set(fitting)
+    return DateForms(forms, [], min(left) if left else None)
+
+
+def _fitting(form: str, texts: Iterable[str]) -> set[str]:
+    return {text for text in texts if _time_by(form, text) is not None}
+
+
+def _time_by(form: str, text: str) -> datetime | None:
+    """The time, if it is one that old records may have."""
+    if form == EXCEL:
+        time = EXCEL_FIRST_DAY + timedelta(days=int(text)) if re.fullmatch(r"\d{5}", text, re.ASCII) else None
+    else:
+        time = time_written_as(text, form, _LEAP_YEAR)
+    return time if time is not None and YEAR_MIN <= time.year <= datetime.now(UTC).year + 1 else None
 
 
 def _is_iso(text: str) -> bool:
@@ -145,35 +315,56 @@ def _is_iso(text: str) -> bool:
         datetime.fromisoformat(text)
     except ValueError:
         return False
-    return True
+    return not text.isdigit()  # 20240131 is ISO 8601, too, but may be another form
 
 
-def _separator(cells: Sequence[Cell]) -> Iterator[str]:
+def amount_signs(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The decimal and thousands signs that most of these amounts fit; several if they make different amounts."""
+    read: list[tuple[tuple[str, str], list[str]]] = []
+    for signs in _SIGNS:
+        amounts = [amount.text if (amount := AmountReader(*signs).read(text)) else "" for text in texts]
+        read.append((signs, amounts))
+    most = max(sum(map(bool, amounts)) for _, amounts in read)
+    found: dict[tuple[str, ...], tuple[str, str]] = {}
+    for signs, amounts in read:
+        if most and sum(map(bool, amounts)) == most:
+            found.setdefault(tuple(amounts), signs)
+    return list(found.values())
+
+
+def _sign_settings(signs: tuple[str, str]) -> list[str]:
+    decimal_sign, thousands_sign = signs
+    return [
+        f"decimal_sign = {_quoted(decimal_sign)}",
+        *([f"thousands_sign = {_quoted(thousands_sign)}"] if thousands_sign else []),
+    ]
+
+
+def _separator(texts: Sequence[str]) -> Iterator[str]:
     """What stands between claims, where it is no comma."""
-    text = "".join(plain_text(cell) for cell in cells if isinstance(cell, str))
+    text = "".join(texts)
     found = max(_CLAIM_SEPARATORS, key=text.count)
     if text.count(found) > text.count(","):
         yield f"claim_separator = {_quoted(found)}"
 
 
-def _is_written_as(form: str, text: str) -> bool:
-    try:
-        datetime.strptime(text, form)  # noqa: DTZ007 -- only whether it can be read
-    except ValueError:
-        return False
-    return True
+def _wrapped(texts: Sequence[str]) -> Iterator[str]:
+    """Comments that list texts, of very many the first."""
+    line = "#  "
+    for text in texts[:HEADINGS_LISTED_MAX]:
+        if len(line) + len(text) > LINE_CHARS_MAX and line.strip("# "):
+            yield line
+            line = "#  "
+        line += f" {_quoted(text)}"
+    yield line
+    if len(texts) > HEADINGS_LISTED_MAX:
+        yield f"#   and {len(texts) - HEADINGS_LISTED_MAX:,} more"
 
 
-def _signs(cells: Sequence[Cell]) -> Iterator[str]:
-    texts = [plain_text(cell) for cell in cells if isinstance(cell, str)]
-    texts = [re.sub("[\u00a0\u202f]", " ", text) for text in texts]
-    if any(re.search(r",\d{1,2}\D*$", text) for text in texts):
-        yield 'decimal_sign = ","'
-        thousands = [sign for sign in (".", " ", "'") if any(sign in text for text in texts)]
-    else:
-        thousands = [sign for sign in (",", " ", "'") if any(sign in text for text in texts)]
-    if thousands:
-        yield f"thousands_sign = {_quoted(thousands[0])}"
+def _listed(texts: Iterable[str]) -> str:
+    """Texts on one line, cut where it would be too long."""
+    line = ", ".join(_quoted(text) for text in islice(texts, LISTED_MAX))
+    return line if len(line) <= LINE_CHARS_MAX else f"{line[:LINE_CHARS_MAX]}..."
 
 
 def _list(texts: Sequence[str]) -> str:
@@ -181,6 +372,11 @@ def _list(texts: Sequence[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as TOML has it, on one line."""
-    plain = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\u{ord(match[0]):04x}", plain) + '"'
+    """A text as TOML has it, on one line, with escapes for all that is not plainly visible."""
+
+    def escaped(char: str) -> str:
+        if escape_unprintable(char) == char and char not in '\\"':
+            return char
+        return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
+
+    return f'"{"".join(map(escaped, text))}"'

@@ -5,9 +5,8 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -15,18 +14,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from cli.imports.amounts import AmountReader, ReadAmount
 from cli.imports.mapping import WORDS, FieldName, Mapping
-from cli.imports.record_files import Cell, Row, plain_text
+from cli.imports.records import Cell, Row, UnknownResult, UnreadableCell, plain_text
+from cli.imports.times import TimeReader
 from schema.fields import Amount, ClaimDetails, ClaimIdText, Currency, Name, Prose, Time
-
-EXCEL: Final = "excel"
-_EXCEL_START: Final = datetime(1899, 12, 30)  # noqa: DTZ001 -- it gets the time zone of the mapping
-_EXCEL_DAYS_MAX: Final = 2_958_465
-"""The last day of the year 9999."""
+from schema.limits import FUTURE_TOLERANCE_S
 
 DIGEST_BYTES: Final = 16
 
 _CUT_NUMBER: Final = re.compile(r"\d[.,]\d+[eE]\+?\d+")
 """A long number that a spreadsheet has rounded: 1.23457E+11."""
+
+_ERROR: Final = re.compile(r"#[A-ZÀ-Ý0-9/]+[!?]|#N/A|#NV|#I/T|#{2,}")
+"""What a spreadsheet shows in place of a value, in several languages: `#REF!`, `#WERT!`, `#NOM?`, `####`."""
+
+_QUOTED: Final = re.compile(r'="([^"]*)"')
+"""What programs write into a CSV file so that a spreadsheet keeps the zeros of a number: `="000417"`."""
 
 RUN_TEXTS: Final[tuple[FieldName, ...]] = ("orgId", "triggeredBy", "format", "targetSystem", "scope", "externalAckId")
 
@@ -39,10 +41,6 @@ _TEXTS: Final[dict[str, TypeAdapter[Any]]] = {
     "voucherUrl": TypeAdapter(ClaimDetails.model_fields["voucher_url"].rebuild_annotation()),
     "time": TypeAdapter(Time),
 }
-
-
-class UnreadableCell(ValueError):
-    """A cell that says nothing that its field could hold; the text says why, and does not repeat the cell."""
 
 
 @dataclass(slots=True)
@@ -59,9 +57,9 @@ class RowFacts:
 
 
 class RowReader:
-    """Reads rows by a mapping."""
+    """Reads rows by a mapping, of a file that counts days from `first_day` where a time is a number."""
 
-    def __init__(self, mapping: Mapping) -> None:
+    def __init__(self, mapping: Mapping, first_day: datetime) -> None:
         self._mapping = mapping
         self._headings = set(mapping.headings)
         no_words: dict[FieldName, dict[str, str]] = {name: {} for name in WORDS}
@@ -72,23 +70,19 @@ class RowReader:
             }
             for name, words in {**no_words, **mapping.words}.items()
         }
-        self._time = lru_cache(maxsize=10_000)(self._parsed_time)
+        self._times = TimeReader(mapping, first_day)
+        self._latest = datetime.now(UTC) + timedelta(seconds=FUTURE_TOLERANCE_S)
         self._amounts = AmountReader(mapping.decimal_sign, mapping.thousands_sign)
 
     def read(self, row: Row) -> RowFacts:
         """What a row says. What is wrong with it is in its `problems`."""
         facts = RowFacts()
-        facts.key = [plain_text(row.cells.get(heading)) for heading in self._mapping.run_key]
+        facts.key = [self._key_text(row, heading, facts) for heading in self._mapping.run_key]
         if row.problem is not None:
-            facts.problems.append(row.problem)
+            facts.problems = [row.problem]
             with suppress(UnreadableCell):  # so much says which run must not be imported without this row
                 facts.run["orgId"] = self._text(row, "orgId") or ""
             return facts
-        facts.problems += [
-            f"{heading}: is blank, and names the run"
-            for heading, text in zip(self._mapping.run_key, facts.key, strict=True)
-            if not text
-        ]
         self._read_run(row, facts)
         self._read_claims(row, facts)
         others = [(heading, plain_text(row.cells[heading])) for heading in row.cells if heading not in self._headings]
@@ -96,8 +90,21 @@ class RowReader:
         facts.digest = blake2b(said, digest_size=DIGEST_BYTES).hexdigest()
         return facts
 
+    def _key_text(self, row: Row, heading: str, facts: RowFacts) -> str:
+        """A part of the key of the run, also where it is refused: the row is put to the others that say the same."""
+        cell = row.cells.get(heading)
+        try:
+            text = plain_text(_checked(cell))
+        except UnreadableCell as error:
+            facts.problems.append(f"{heading}: {error}")
+            return plain_text(cell)
+        if not text:
+            facts.problems.append(f"{heading}: is blank, and names the run")
+        return text
+
     def _cell(self, row: Row, name: FieldName) -> Cell:
-        cell = row.cells.get(self._mapping.columns.get(name, ""))
+        """The cell of a field, or its constant where that is blank. Raises UnreadableCell."""
+        cell = _checked(row.cells.get(self._mapping.columns.get(name, "")))
         return cell if plain_text(cell) else self._mapping.constants.get(name)
 
     def _text(self, row: Row, name: FieldName) -> str | None:
@@ -148,7 +155,7 @@ class RowReader:
             facts.problems.append(f"{self._mapping.columns.get('amount', 'amount')}: {error}")
         name = "claimId" if "claimId" in self._mapping.columns else "claimIds"
         try:
-            claim_ids = self._claim_ids(row.cells.get(self._mapping.columns[name]))
+            claim_ids = self._claim_ids(_checked(row.cells.get(self._mapping.columns[name])))
         except UnreadableCell as error:
             facts.problems.append(f"{self._mapping.columns[name]}: {error}")
             return
@@ -160,6 +167,8 @@ class RowReader:
         facts.claims = [{"claimId": claim_id, **details} for claim_id in claim_ids]
 
     def _claim_ids(self, cell: Cell) -> list[str]:
+        if isinstance(cell, datetime):
+            raise UnreadableCell("is a time; a spreadsheet makes one of an id such as 3-4")
         if isinstance(cell, list):
             texts = [plain_text(each) if isinstance(each, str | Decimal) else "" for each in cell]
             if "" in texts:
@@ -185,13 +194,18 @@ class RowReader:
         amount = ReadAmount(text, None) if isinstance(cell, Decimal) else self._amounts.read(text)
         if amount is None:
             sign = self._mapping.decimal_sign
-            raise UnreadableCell(f"is no amount with the decimal sign {sign!r} and the thousands sign of the mapping")
+            thousands = (
+                f"the thousands sign {self._mapping.thousands_sign!r}"
+                if self._mapping.thousands_sign
+                else "no thousands sign"
+            )
+            raise UnreadableCell(f"is no amount with the decimal sign {sign!r} and {thousands}")
         if amount.currency is not None and details.setdefault("currency", amount.currency) != amount.currency:
             raise UnreadableCell(f"is in {amount.currency}, and the row says {details['currency']}")
         details["amount"] = _valid("amount", amount.text)
 
     def _time_text(self, cell: Cell) -> str | None:
-        time = self._time_of(cell)
+        time = self._times.read(cell)
         if time is None:
             return None
         if time.tzinfo is None:
@@ -200,37 +214,30 @@ class RowReader:
             utc: datetime = _TEXTS["time"].validate_python(time.isoformat())
         except (ValidationError, OverflowError) as error:
             raise UnreadableCell("is outside the times that there are") from error
+        if utc > self._latest:
+            raise UnreadableCell("is in the future")
         return utc.isoformat().replace("+00:00", "Z")
 
     def _date_text(self, cell: Cell) -> str | None:
-        time = self._time_of(cell)
+        time = self._times.read(cell)
         return None if time is None else time.date().isoformat()
 
-    def _time_of(self, cell: Cell) -> datetime | None:
-        if isinstance(cell, datetime):
-            return cell
-        if isinstance(cell, list):
-            raise UnreadableCell("is a list, and must be a time")
-        text = plain_text(cell)
-        return self._time(text, isinstance(cell, Decimal)) if text else None
 
-    def _parsed_time(self, text: str, is_number: bool) -> datetime:
-        if is_number or (EXCEL in self._mapping.date_formats and re.fullmatch(r"\d{1,7}([.,]\d+)?", text)):
-            days = Decimal(text.replace(",", "."))
-            if not 1 <= days <= _EXCEL_DAYS_MAX:
-                raise UnreadableCell("is no count of days since 1900")
-            return _EXCEL_START + timedelta(seconds=round(float(days) * 86_400))
-        for form in self._mapping.date_formats:
-            if form != EXCEL:
-                try:
-                    return datetime.strptime(text, form)  # noqa: DTZ007 -- it gets the time zone of the mapping
-                except ValueError:
-                    continue
-        try:
-            return datetime.fromisoformat(text)
-        except ValueError:
-            forms = ", ".join([*self._mapping.date_formats, "ISO 8601"])
-            raise UnreadableCell(f"is no time in one of the forms {forms}") from None
+def _checked(cell: Cell) -> Cell:
+    """A cell that holds a value, and no formula, nor what a spreadsheet shows in place of a value."""
+    if isinstance(cell, UnknownResult):
+        raise UnreadableCell(
+            "is a formula without its result; open the file in a spreadsheet program, and save it there"
+        )
+    if isinstance(cell, str) and cell.lstrip()[:1] in {"=", "#"}:
+        text = cell.strip()
+        if quoted := _QUOTED.fullmatch(text):
+            return quoted[1]
+        if text.startswith("="):
+            raise UnreadableCell("is a formula in place of a value")
+        if _ERROR.fullmatch(text):
+            raise UnreadableCell(f"is {text:.20}, which a spreadsheet shows in place of a value")
+    return cell
 
 
 def _valid(name: str, text: str) -> str:

@@ -137,7 +137,10 @@ async def test_refused_rows_are_mended_and_imported(
     rejects = tmp_path / "table.rejects.csv"
     text = rejects.read_text()
     assert text.splitlines()[0] == f"{HEADER};import_reason"
-    assert [line.split(";")[1] for line in text.splitlines()[1:]] == ["b", "c"]
+    assert [line.split(";")[1:5:3] for line in text.splitlines()[1:]] == [
+        ["b", "row 3: amount: is no amount with the decimal sign '.' and no thousands sign"],
+        ["c", "row 4: another row of the same run was refused"],
+    ]
     rejects.write_text(text.replace("ten", "10"))
     assert (await imported(settings, rejects, "--apply"))["new"]["runs"] == 1
     assert await connection.fetchval("SELECT count(*) FROM export_run_claims") == 3
@@ -154,9 +157,9 @@ async def test_a_longer_file_adds_runs_and_leaves_the_others_as_they_are(
         settings, write_table(tmp_path, *old, "1;z;2024-01-01;1", "3;c;2024-03-01;5"), "--apply", code=1
     )
     assert (facts["new"]["runs"], facts["known"]["runs"]) == (1, 1)
-    assert list(facts["rejects"]["reasons"]) == [
-        "the run was imported before, with other rows; nothing of it is changed"
-    ]
+    assert facts["rejects"]["firstRows"] == {
+        "the run was imported before, with other rows; nothing of it is changed": [2, 4]
+    }
     after = await connection.fetch("SELECT * FROM export_runs ORDER BY run_id")
     assert [row for row in after if row in before] == before
     assert len(after) == 3
@@ -222,13 +225,56 @@ async def test_a_workbook_is_imported_and_its_refused_rows_are_mended(
     path = tmp_path / "table.xlsx"
     workbook.save(path)
     facts = await imported(settings, path, "--apply", code=1)
-    assert (facts["recognised"], facts["new"]["runs"]) == ("XLSX, sheet Sheet", 1)
+    assert (facts["recognised"], facts["new"]["runs"]) == ("XLSX, sheet Sheet, headings in row 2", 1)
     rows = await connection.fetch("SELECT claim_id, amount::text, currency FROM claim_details")
     assert [tuple(row) for row in rows] == [("000417", "12.3000", "EUR")]
     rejects = tmp_path / "table.rejects.xlsx"
     refused = load_workbook(rejects)
     [_, first, second] = refused.active.iter_rows(values_only=True)  # type: ignore[union-attr]
-    assert (first[:3], second[:3]) == ((2, "b", datetime(2024, 1, 31)), (2, None, 45322))  # noqa: DTZ001
+    assert (first[:3], second[:3]) == ((2, "b", datetime(2024, 1, 31)), (2, "#N/A", 45322))  # noqa: DTZ001
+
+
+@pytest.mark.usefixtures("worker")
+async def test_nothing_is_imported_while_a_row_with_a_claim_may_belong_to_any_run(
+    settings: WorkerSettings, connection: Connection, tmp_path: Path
+) -> None:
+    """Its run could be imported without it, and could never get it then. A sum names no claim."""
+    path = write_table(tmp_path, "1;a;2024-01-01;10.00", ";b;2024-01-01;5.00", ";;;15.00")
+    facts = await imported(settings, path, "--apply", code=1)
+    assert (facts["rows"]["withoutRun"], facts["new"]["eventsStored"]) == (1, 0)
+    assert await state(connection) == [[], [], [], []]
+    path.write_text(path.read_text().replace(";b", "1;b"))
+    facts = await imported(settings, path, "--apply", code=1)
+    assert (facts["rows"]["withoutRun"], facts["new"]["claims"]) == (0, 2)
+    assert await connection.fetchval("SELECT count(*) FROM export_run_claims") == 2
+
+
+async def test_a_mapping_is_suggested_and_what_it_skips_is_said(settings: WorkerSettings, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("Expenses\n31.01.2024\nBatch;Claim;Date;Amount\n7;a;31.01.2024;48,50\n")
+    suggested = await forked_export_runs("import", str(path), "--suggest-mapping", settings=settings)
+    assert suggested.code == 0
+    assert suggested.err.splitlines() == [
+        "The headings are in row 3. Rows above them are not read:",
+        '  row 1: "Expenses"',
+        '  row 2: "31.01.2024"',
+        "Left open: orgId.",
+    ]
+    (tmp_path / "mapping.toml").write_text(suggested.out.replace('# orgId = "your organisation"', 'orgId = "org-1"'))
+    facts = await imported(settings, path)
+    assert (facts["recognised"], facts["new"]["claims"]) == ("CSV in UTF-8, delimiter ;, headings in row 3", 1)
+
+
+async def test_refused_rows_are_named_and_never_written_over_the_input(
+    settings: WorkerSettings, tmp_path: Path
+) -> None:
+    path = write_table(tmp_path, "1;a;2024-01-01;10.00", "1;b;2024-01-01;1.234")
+    arguments = ["import", str(path), "--mapping", str(tmp_path / "mapping.toml"), "--source", "s"]
+    refused = await forked_export_runs(*arguments, settings=settings)
+    assert "refused: 1 row (3): amount: is no amount with the decimal sign '.' and no thousands sign" in refused.out
+    before = path.read_text()
+    refused = await forked_export_runs(*arguments, "--rejects", str(path), settings=settings)
+    assert (refused.code, "must be another file" in refused.err, path.read_text()) == (2, True, before)
 
 
 async def test_a_wrong_command_line_is_explained(settings: WorkerSettings, tmp_path: Path) -> None:

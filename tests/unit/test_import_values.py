@@ -1,6 +1,5 @@
 """What the cells of old records are read as, and what is refused in place of being guessed."""
 
-import csv
 import json
 from datetime import datetime
 from decimal import Decimal
@@ -15,10 +14,10 @@ from cli.imports import sorting
 from cli.imports.mapping import Mapping, read_mapping
 from cli.imports.plan import ImportPlan, Plan
 from cli.imports.recognition import open_record_file
-from cli.imports.record_files import Cell, Row, joined_headings
+from cli.imports.records import EXCEL_FIRST_DAY, Cell, Row, UnknownResult
 from cli.imports.runs import RUN_ROWS_MAX, RefusedRun, build_run
 from cli.imports.sorting import ExternalSort
-from cli.imports.suggestion import suggested_mapping
+from cli.imports.tables import joined_headings
 from cli.imports.values import RowFacts, RowReader
 from schema.limits import EVENT_CLAIMS_MAX
 
@@ -41,7 +40,7 @@ def mapping(**others: Any) -> Mapping:
 
 def read(cells: dict[str, Cell], **others: Any) -> RowFacts:
     least: dict[str, Cell] = {"run": "1", "claim": "c-1", "at": "2024-01-31"}
-    return RowReader(mapping(**others)).read(Row(2, {**least, **cells}, []))
+    return RowReader(mapping(**others), EXCEL_FIRST_DAY).read(Row(2, {**least, **cells}, []))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +59,15 @@ def read(cells: dict[str, Cell], **others: Any) -> RowFacts:
         ("-$1,234.50", {"thousands_sign": ","}, "-1234.50"),
         ("1 234,50 kr.", {"decimal_sign": ",", "thousands_sign": " "}, "1234.50"),
         ("12.50\u00a0EUR", {}, "12.50"),
+        ("1\u2009234,50 \u20ac", {"decimal_sign": ",", "thousands_sign": " "}, "1234.50"),
+        ("- 48,50", {"decimal_sign": ","}, "-48.50"),
+        ("48,50 -", {"decimal_sign": ","}, "-48.50"),
+        ("\u201348,50 Euro", {"decimal_sign": ","}, "-48.50"),
+        ("150,-", {"decimal_sign": ","}, "150.00"),
+        ("kr 1 150,\u2014", {"decimal_sign": ",", "thousands_sign": " "}, "1150.00"),
+        ("( 12.50 )", {}, "-12.50"),
+        ("0.125", {}, "0.125"),
+        ("1.234", {"thousands_sign": ","}, "1.234"),
     ],
 )
 def test_an_amount_is_read_by_its_signs(text: Cell, signs: dict[str, str], amount: str) -> None:
@@ -80,6 +88,11 @@ def test_an_amount_is_read_by_its_signs(text: Cell, signs: dict[str, str], amoun
         ("12 pieces", {}),
         ("EUR 12 EUR", {}),
         ("1.23456", {}),
+        ("1.234", {}),  # it may be 1234
+        ("48 50", {"decimal_sign": ","}),
+        ("1 234,50", {"decimal_sign": ","}),
+        ("12,-", {}),
+        ("--12", {}),
     ],
 )
 def test_an_amount_that_may_mean_two_things_is_refused(text: str, signs: dict[str, str]) -> None:
@@ -106,6 +119,12 @@ def test_a_currency_is_read_in_small_letters_and_beside_the_amount_and_must_be_o
         (datetime(2024, 7, 1, 12), {"time_zone": "Europe/Oslo"}, "2024-07-01T10:00:00Z"),  # noqa: DTZ001
         (Decimal("45322.5"), {}, "2024-01-31T12:00:00Z"),
         ("45322", {"date_formats": ["excel"]}, "2024-01-31T00:00:00Z"),
+        ("31.01.24", {"date_formats": ["%d.%m.%Y", "%d.%m.%y"]}, "2024-01-31T00:00:00Z"),
+        ("2902", {"date_formats": ["%d%m"], "year": 2024}, "2024-02-29T00:00:00Z"),
+        ("101", {"date_formats": ["%d%m"], "year": 2024}, "2024-01-01T00:00:00Z"),  # a spreadsheet took the zero
+        (Decimal("3101"), {"date_formats": ["%d%m"], "year": 2024}, "2024-01-31T00:00:00Z"),
+        (Decimal("20240131"), {"date_formats": ["%Y%m%d"]}, "2024-01-31T00:00:00Z"),
+        (Decimal("45322"), {"date_formats": ["%d.%m.%Y"]}, "2024-01-31T00:00:00Z"),
     ],
 )
 def test_a_time_is_read_by_its_form_and_zone(cell: Cell, others: dict[str, Any], time: str) -> None:
@@ -113,7 +132,21 @@ def test_a_time_is_read_by_its_form_and_zone(cell: Cell, others: dict[str, Any],
     assert (facts.problems, facts.run["createdAt"]) == ([], time)
 
 
-@pytest.mark.parametrize("cell", ["31.01.2024", "2024-02-30", "45322", Decimal("-1"), "0001-01-01", ["2024-01-01"]])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "31.01.2024",
+        "2024-02-30",
+        "45322",
+        Decimal("-1"),
+        "0001-01-01",
+        ["2024-01-01"],
+        Decimal(2024),  # as a count of days a day of 1905
+        Decimal("20240131"),
+        "2999-01-01",
+        UnknownResult(),
+    ],
+)
 def test_what_is_no_time_is_refused(cell: Cell) -> None:
     [problem] = read({"at": cell}).problems
     assert problem.startswith("at: ")
@@ -124,10 +157,31 @@ def test_zeros_that_a_spreadsheet_took_away_come_back() -> None:
     assert claims == ["000417", "000417", "A-7"]
 
 
-@pytest.mark.parametrize("claim", ["1,23457E+11", "1.2E5", "", "a\x00b", "x" * 201])
-def test_what_is_no_claim_id_is_refused(claim: str) -> None:
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "1,23457E+11",
+        "1.2E5",
+        "",
+        "a\x00b",
+        "x" * 201,
+        "=A1&B1",
+        "#REF!",
+        "#N/A",
+        "#BEZUG!",
+        "#####",
+        UnknownResult(),
+        datetime(2024, 4, 3),  # noqa: DTZ001 -- what a spreadsheet makes of 3-4
+    ],
+)
+def test_what_is_no_claim_id_is_refused(claim: Cell) -> None:
     [problem] = read({"claim": claim}).problems
     assert problem.startswith("claim: ")
+
+
+def test_a_text_that_a_program_protects_from_a_spreadsheet_is_the_text_inside() -> None:
+    facts = read({"run": '="01"', "claim": '="000417"'})
+    assert (facts.problems, facts.key, facts.claims[0]["claimId"]) == ([], ["01"], "000417")
 
 
 def test_words_mean_what_the_mapping_says_and_others_are_refused() -> None:
@@ -147,7 +201,10 @@ def test_words_mean_what_the_mapping_says_and_others_are_refused() -> None:
         ({"constants": {"orgId": "o", "format": "csv"}}, "triggeredBy must be given"),
         ({"columns": {"claimId": "a", "claimIds": "b", "createdAt": "c"}}, "[columns] must give claimId"),
         ({"header_rows": 6}, "header_rows: "),
-        ({"run_key": []}, "run_key: "),
+        ({"run_key": "run"}, "run_key: "),
+        ({"decimal_sign": ",", "thousands_sign": ","}, "decimal_sign and thousands_sign must differ"),
+        ({"date_formats": ["%d%m"]}, "'%d%m' has no year"),
+        ({"date_formats": ["dd.mm.yyyy"]}, "'dd.mm.yyyy' is no form such as %d.%m.%Y"),
     ],
 )
 def test_a_mapping_that_is_wrong_names_the_place(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -177,7 +234,10 @@ TABLE = "run;claim;at;amount;currency;outcome\r\n1;Café;2024-01-31;;;\r\n"
         (TABLE.replace(";", "\t").encode(), "CSV in UTF-8, delimiter tab"),
         (TABLE.replace(";", "|").encode(), "CSV in UTF-8, delimiter |"),
         (b"A list\r\n\r\n" + TABLE.replace(";", ",").encode(), "CSV in UTF-8, delimiter ,"),
-        ('{"run": 1, "claim": "Caf\u00e9", "at": "2024-01-31"}\n'.encode(), "JSON Lines in UTF-8"),
+        (
+            '{"run": 1, "claim": "Caf\u00e9", "at": "2024-01-31", "currency": "EUR", "outcome": "exported"}\n'.encode(),
+            "JSON Lines in UTF-8, no line has amount",
+        ),
     ],
 )
 def test_a_file_is_recognised(tmp_path: Path, content: bytes, description: str) -> None:
@@ -185,7 +245,13 @@ def test_a_file_is_recognised(tmp_path: Path, content: bytes, description: str) 
     path.write_bytes(content)
     file = open_record_file(path, mapping())
     [row] = file.rows()
-    assert (file.description, row.cells["claim"], RowReader(mapping()).read(row).key) == (description, "Café", ["1"])
+    where = "3" if content.startswith(b"A list") else "1"
+    described = description if description.startswith("JSON") else f"{description}, headings in row {where}"
+    assert (file.description, row.cells["claim"], RowReader(mapping(), EXCEL_FIRST_DAY).read(row).key) == (
+        described,
+        "Café",
+        ["1"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +262,11 @@ def test_a_file_is_recognised(tmp_path: Path, content: bytes, description: str) 
         (b"PK\x03\x04xx", "no workbook"),
         (b"a;b\r\n\x81\x8d;1\r\n", "neither UTF-8 nor Windows-1252"),
         (b"run;claim\r\n1;2\r\n", "has no column amount, at, currency, outcome; its columns are: run, claim"),
-        (b"", "has no column"),
+        (b"", "is empty"),
+        (b"\r\n;;\r\n", "its first 2 rows are blank"),
+        (b"run;claim;at;amount;amount;currency;outcome\r\n", "has several columns amount; name the one that is meant"),
+        (b"%PDF-1.7\n", "is a PDF"),
+        (b'[{"run": 1},\n{"run": 2}]\n', "is a JSON array"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, content: bytes, words: str) -> None:
@@ -209,7 +279,9 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, content: bytes, wor
 
 def test_headings_above_each_other_are_joined_and_named_once() -> None:
     assert joined_headings([["Export", "", "Sum"], ["Id", "Date", ""]]) == ["Export / Id", "Export / Date", "Sum"]
-    assert joined_headings([["a", "a", "", "a"]]) == ["a", "a (2)", "column 3", "a (3)"]
+    assert joined_headings([["a", "a", "", "a"]]) == ["a (1)", "a (2)", "column 3", "a (3)"]
+    assert joined_headings([["a (2)", "a", "a", "column 4", ""]]) == ["a (2)", "a (1)", "a (3)", "column 4", "column 5"]
+    assert joined_headings([["column 2", ""]]) == ["column 2", "column 2 (1)"]
 
 
 def test_white_space_in_headings_and_before_quotation_marks_says_nothing(tmp_path: Path) -> None:
@@ -218,7 +290,7 @@ def test_white_space_in_headings_and_before_quotation_marks_says_nothing(tmp_pat
     columns = {"claimId": "Claim  ID", "createdAt": "Sent on\n"}
     spaced = mapping(run_key=["Run "], columns=columns)
     [row] = open_record_file(path, spaced).rows()
-    facts = RowReader(spaced).read(row)
+    facts = RowReader(spaced, EXCEL_FIRST_DAY).read(row)
     assert (facts.problems, facts.key, facts.claims[0]["claimId"]) == ([], ["1"], 'a "b"')
 
 
@@ -245,25 +317,6 @@ async def test_a_copy_of_a_row_may_have_other_white_space_but_no_other_cell(tmp_
         plan.read_rows(lambda done, total: None)
         await plan.build(None, lambda done, total: None)
     assert (plan.plan.copied_rows, [each.claim_id for each in plan.plan.listed]) == (1, ["b"])
-
-
-@pytest.mark.parametrize(
-    ("lines", "suggested"),
-    [
-        (["1.3.2024;a", "2024-03-02;b", "02.03.24;c"], 'date_formats = ["%d.%m.%Y", "%d.%m.%y"]'),
-        (["1-Mar-24;a", "12-Mar-24;b"], 'date_formats = ["%d-%b-%y"]'),
-        (["2024/03/01;a"], 'date_formats = ["%Y/%m/%d"]'),
-        (["2024-03-01;a; b"], 'claim_separator = ";"'),
-    ],
-)
-def test_a_suggestion_knows_dates_and_lists_of_claims(tmp_path: Path, lines: list[str], suggested: str) -> None:
-    path = tmp_path / "file.csv"
-    table = [["Run", "When", "Claims"], *(["1", *line.split(";", 1)] for line in lines)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, delimiter="|").writerows(table)
-    text = suggested_mapping(path)
-    assert suggested in text.splitlines()
-    assert 'createdAt = "When"' in text
 
 
 def test_records_are_sorted_past_what_memory_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +389,7 @@ async def test_a_number_keeps_its_digits_also_in_a_file_of_refused_rows(tmp_path
     for written in (path, rejects):
         file = open_record_file(written, columns)
         [row] = file.rows()
-        facts = RowReader(columns).read(row)
+        facts = RowReader(columns, EXCEL_FIRST_DAY).read(row)
         assert (facts.key, [claim["claimId"] for claim in facts.claims]) == ([text], [text])
         file.write_rejects(rejects, [(row.raw, "no time")])
 
@@ -356,7 +409,7 @@ async def test_a_whole_number_of_a_workbook_keeps_its_digits(tmp_path: Path) -> 
     for written in (path, rejects):
         file = open_record_file(written, columns)
         rows = list(file.rows())
-        claims = [RowReader(columns).read(row).claims[0]["claimId"] for row in rows]
+        claims = [RowReader(columns, EXCEL_FIRST_DAY).read(row).claims[0]["claimId"] for row in rows]
         assert claims == [str(number) for number in numbers]
         file.write_rejects(rejects, [(row.raw, "no time") for row in rows])
 
@@ -405,14 +458,3 @@ def test_the_ids_follow_from_the_source_and_the_key() -> None:
 
     assert ids("s", "1") == ids("s", "1")
     assert len({*ids("s", "1"), *ids("s", "2"), *ids("t", "1")}) == 9
-
-
-EXAMPLES = Path(__file__).parents[2] / "examples" / "import"
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.csv")), ids=lambda path: path.stem)
-def test_a_suggested_mapping_is_a_mapping(path: Path, tmp_path: Path) -> None:
-    text = suggested_mapping(path)
-    (tmp_path / "mapping.toml").write_text(text, encoding="utf-8")
-    if "claimId" in text.split("[columns]")[1] and path.stem != "concur":
-        assert list(open_record_file(path, read_mapping(tmp_path / "mapping.toml")).rows())
