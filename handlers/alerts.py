@@ -8,6 +8,8 @@ again when the seconds are over.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from asyncpg import Record
+
 import sql
 from schema.alerts import ALERT_SCHEMA_VERSION, DoubleExportDetected, DoubleExportFoundBy
 from schema.trace_context import TraceContext
@@ -52,27 +54,29 @@ async def next_turn(connection: Connection, after_org_id: str, limit: int) -> Tu
 
 
 async def take_alerts(connection: Connection, org_ids: Sequence[str], limit: int, taken_s: float) -> list[TakenAlert]:
-    """Take the next alerts of organisations for `taken_s` seconds, at most so many of each; returns when committed."""
+    """Take the next alerts of organisations for `taken_s` seconds, at most so many of each; returns when committed.
+
+    Where one of them cannot be read, none is taken.
+    """
     async with transaction(connection):
         rows = await connection.fetch(sql.query("take_alerts"), org_ids, limit, taken_s)
-    return [
-        TakenAlert(
-            DoubleExportDetected(
-                event_id=row["event_id"],
-                schema_version=ALERT_SCHEMA_VERSION,
-                occurred_at=row["occurred_at"],
-                org_id=row["org_id"],
-                run_id=row["run_id"],
-                claim_count=row["claim_count"],
-                claim_ids=row["claim_ids"],
-                earlier_run_ids=row["earlier_run_ids"],
-                found_by=DoubleExportFoundBy(row["found_by"]),
-            ),
-            row["attempts"],
-            TraceContext(row["traceparent"], row["tracestate"]) if row["traceparent"] else None,
-        )
-        for row in sorted(rows, key=lambda row: (row["occurred_at"], row["event_id"]))
-    ]
+        return [_taken_alert(row) for row in sorted(rows, key=lambda row: (row["occurred_at"], row["event_id"]))]
+
+
+def _taken_alert(row: Record) -> TakenAlert:
+    alert = DoubleExportDetected(
+        event_id=row["event_id"],
+        schema_version=ALERT_SCHEMA_VERSION,
+        occurred_at=row["occurred_at"],
+        org_id=row["org_id"],
+        run_id=row["run_id"],
+        claim_count=row["claim_count"],
+        claim_ids=row["claim_ids"],
+        earlier_run_ids=row["earlier_run_ids"],
+        found_by=DoubleExportFoundBy(row["found_by"]),
+    )
+    trace_context = TraceContext(row["traceparent"], row["tracestate"]) if row["traceparent"] else None
+    return TakenAlert(alert, row["attempts"], trace_context)
 
 
 async def remove_alerts(connection: Connection, alerts: Collection[AlertKey]) -> None:
