@@ -53,7 +53,7 @@ from .query_arguments import (
 )
 
 EARLIER_RUNS_READ_MAX: Final = 10_000
-"""Exports that are looked at to name the earlier runs of one alert, unless its run has more claims than that."""
+"""Exports that are looked at to name the earlier runs of one alert."""
 
 
 @dataclass(slots=True)
@@ -79,20 +79,19 @@ class FoundDoubleExports:
         The exports come as (run, organisation, claim ids). The caller holds the locks of the claims. No run and no
         claim of an organisation may be there twice.
         """
-        searches = [
-            DoubleExportsSearch(
-                run_id, org_id, joined(claim_ids), EARLIER_RUNS_READ_MAX // min(len(claim_ids), ALERT_CLAIMS_MAX)
-            )
-            for run_id, org_id, claim_ids in exports
-            if claim_ids
-        ]
-        if not searches:
-            return
-        arguments = *column_arrays(searches), ALERT_CLAIMS_MAX, ALERT_EARLIER_RUNS_MAX
-        for row in await connection.fetch(sql.query("find_double_exports"), *arguments):
-            run = self._by_run[RunKey(row["run_id"], row["org_id"])]
-            run.claim_ids.update(row["claim_ids"].split(SEPARATOR))
-            run.earlier_run_ids.update(dict.fromkeys(row["earlier_run_ids"]))
+        claims_of_run = {RunKey(run_id, org_id): claim_ids for run_id, org_id, claim_ids in exports if claim_ids}
+        found = await _find_double_exports(connection, claims_of_run)
+        # Of more claims than an alert names, it was only asked which are double exports.
+        named = {
+            run: sorted(double_exports.claim_ids)[:ALERT_CLAIMS_MAX]
+            for run, double_exports in found.items()
+            if len(claims_of_run[run]) > ALERT_CLAIMS_MAX
+        }
+        for run, double_exports in (await _find_double_exports(connection, named)).items():
+            found[run].earlier_run_ids = double_exports.earlier_run_ids
+        for run, double_exports in found.items():
+            self._by_run[run].claim_ids |= double_exports.claim_ids
+            self._by_run[run].earlier_run_ids |= double_exports.earlier_run_ids
 
     async def record(
         self,
@@ -130,6 +129,32 @@ class FoundDoubleExports:
         ]
         if alerts:
             await connection.execute(sql.query("insert_alerts"), *column_arrays(alerts), now)
+
+
+async def _find_double_exports(
+    connection: Connection, claims_of_run: Mapping[RunKey, Collection[str]]
+) -> dict[RunKey, RunDoubleExports]:
+    """What these runs make double exports by exporting these claims, and the first of the other runs to finish.
+
+    Of a run with more claims than an alert names, only one other run of each claim is looked at.
+    """
+    if not claims_of_run:
+        return {}
+    searches = [
+        DoubleExportsSearch(
+            *run,
+            joined(claim_ids),
+            runs_max=EARLIER_RUNS_READ_MAX // len(claim_ids) if len(claim_ids) <= ALERT_CLAIMS_MAX else 1,
+        )
+        for run, claim_ids in claims_of_run.items()
+    ]
+    rows = await connection.fetch(sql.query("find_double_exports"), *column_arrays(searches), ALERT_EARLIER_RUNS_MAX)
+    return {
+        RunKey(row["run_id"], row["org_id"]): RunDoubleExports(
+            set(row["claim_ids"].split(SEPARATOR)), dict.fromkeys(row["earlier_run_ids"])
+        )
+        for row in rows
+    }
 
 
 def _repeated_claims(finished: Iterable[RunFinished]) -> list[RepeatedClaim]:

@@ -3,18 +3,18 @@
 -- has exported before are left out, so what is told again is not found again.
 -- The locks on the claims make sure that of two runs which finish at the same time one sees the other. Each row of the
 -- batch brings its claims in one text, separated by U+001F, and each row that is returned, too. It says how many other
--- runs of a claim to look at; for claims behind its first ones one is enough.
+-- runs of a claim to look at.
 -- Nearly always no run has exported any of the claims. One scan of the index through all claims of a run tells that, at
 -- a tenth of the price of one probe per claim. Nearly always, too, the run has no claims yet, nobody has overridden
 -- anything, and no export was taken back: each is looked up once per run, before it is looked up per claim. CASE,
 -- because it alone says what is evaluated first.
--- $5 first_claims, $6 limit
+-- $5 limit
 SELECT mine.run_id, mine.org_id, found.claim_ids, ARRAY(
     SELECT earlier.run_id
     FROM (SELECT DISTINCT unnest(found.run_ids) AS run_id) AS earlier
     JOIN export_runs AS run USING (run_id)
     ORDER BY run.finished_at, run_id
-    LIMIT $6::bigint
+    LIMIT $5::bigint
 ) AS earlier_run_ids
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS mine (run_id, org_id, claim_ids, runs_max)
 CROSS JOIN LATERAL (
@@ -49,7 +49,7 @@ CROSS JOIN LATERAL (
         WHERE exports.are_there
         OFFSET 0
     ) AS own_run
-    CROSS JOIN unnest(string_to_array(mine.claim_ids, U&'\001F')) WITH ORDINALITY AS claim (claim_id, position)
+    CROSS JOIN unnest(string_to_array(mine.claim_ids, U&'\001F')) AS claim (claim_id)
     CROSS JOIN LATERAL (
         SELECT other.run_id
         FROM export_run_claims AS other
@@ -62,7 +62,7 @@ CROSS JOIN LATERAL (
                 )
                 OFFSET 0
             ) ELSE true END
-        LIMIT CASE WHEN claim.position <= $5::bigint THEN mine.runs_max ELSE 1 END
+        LIMIT mine.runs_max
     ) AS other
     WHERE CASE WHEN own_run.had_claims THEN NOT EXISTS (
         SELECT FROM export_run_claims AS own

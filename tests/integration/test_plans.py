@@ -206,7 +206,7 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "exports of no import": ("find_exports_of_no_import", of("largest", claims(1)), {CLAIMS, RUNS}),
     "double exports of runs": (
         "find_double_exports",
-        [[run_id(1), run_id(2)], ["largest"] * 2, ["claim-17\x1fclaim-18", "claim-27"], [100, 100], 100, 10],
+        [[run_id(1), run_id(2)], ["largest"] * 2, ["claim-17\x1fclaim-18", "claim-27"], [100, 100], 10],
         {CLAIMS, CLAIMS_OF_RUN, OVERRIDES, GRANTS, REVERSALS_OF_RUN, RUNS},
     ),
     "exports of a run": (

@@ -119,7 +119,7 @@ QUERIES = {
     "lock_runs": ("uuid[]", "count int8"),
     "lock_runs_and_claims": ("uuid[], text[], text[]", "case int8"),
     "find_double_exports": (
-        "uuid[], text[], text[], int8[], int8, int8",
+        "uuid[], text[], text[], int8[], int8",
         "run_id uuid, org_id text, claim_ids text, earlier_run_ids uuid[]",
     ),
     "list_exports_of_run": (
@@ -316,7 +316,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "merge_created": arguments.CreatedRow._fields,
     "merge_finished": arguments.FinishedRow._fields,
     "record_double_exports": arguments.JoinedClaims._fields,
-    "find_double_exports": (*arguments.DoubleExportsSearch._fields, "first_claims", "limit"),
+    "find_double_exports": (*arguments.DoubleExportsSearch._fields, "limit"),
     "insert_reversal": (*arguments.Reversal._fields, "claim_ids"),
     "insert_reversal_grants": (*arguments.ReversalGrant._fields, *arguments.ReversedClaim._fields),
     "find_exports_of_no_import": (*arguments.OrganisationClaims._fields, "limit"),

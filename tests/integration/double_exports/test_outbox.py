@@ -1,6 +1,6 @@
 """The outbox of the alerts: what is put into it, and how workers take it out."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from handlers.alerts import TakenAlert, Turn, next_turn, postpone_alerts, remove_alerts, take_alerts
 from handlers.query_arguments import PostponedAlert
@@ -58,6 +58,20 @@ async def test_one_alert_per_run_however_many_claims(connection: Connection) -> 
     assert (last.claim_count, last.claim_ids) == (len(claim_ids), claim_ids[:ALERT_CLAIMS_MAX])
     assert last.earlier_run_ids == runs[1 : ALERT_EARLIER_RUNS_MAX + 1]
     assert len(await alerts(connection)) == len(runs) - 1
+
+
+async def test_of_very_many_claims_the_earlier_runs_of_those_that_are_named(connection: Connection) -> None:
+    """They are neither the first of their run nor the only ones, and the earliest run comes last by its id."""
+    claim_ids = sorted(f"c-{number}" for number in range(5 * ALERT_CLAIMS_MAX))
+    named, others = claim_ids[-2 * ALERT_CLAIMS_MAX : -ALERT_CLAIMS_MAX], claim_ids[-ALERT_CLAIMS_MAX:]
+    runs = [UUID(int=number) for number in range(9, 5, -1)]
+    for day, run_id in enumerate(runs, start=2):
+        await finish(connection, run_id, "completed", *named, occurredAt=f"2026-01-{day:02}T00:00:00Z")
+    await finish(connection, uuid4(), "completed", *others, occurredAt="2026-01-01T00:00:00Z")
+    await finish(connection, last := uuid4(), "completed", *claim_ids)
+    [alert] = [taken.alert for taken in await take(connection) if taken.alert.run_id == last]
+    assert (alert.claim_count, alert.claim_ids) == (2 * ALERT_CLAIMS_MAX, named)
+    assert alert.earlier_run_ids == runs
 
 
 async def test_exactly_as_many_claims_as_are_named(connection: Connection) -> None:
