@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import aio_pika
-from pamqp.common import FieldTable
+from pamqp.common import FieldArray, FieldTable
 
 from cli.broker import broker_errors
 from cli.dead_letters.letter import (
@@ -29,10 +29,14 @@ from schema.events import EVENTS
 from sql.connection import Connection
 from worker.broker.deliveries import Delivery
 from worker.broker.link import Link
-from worker.events.dead_letters import PUBLISHER_HEADER, message_copy, trusted_headers
+from worker.events.dead_letters import PUBLISHERS_HEADER, message_copy, trusted_headers
 
 REPLAYED_ERRORS_MAX: Final = 10
 REPLAYED_ERROR_CHARS_MAX: Final = 300
+
+PUBLISHERS_MAX: Final = 20
+PUBLISHER_CHARS_MAX: Final = 255
+"""RabbitMQ's own bound on the name of a user."""
 
 PUBLISH_TIMEOUT_S: Final = 15
 
@@ -165,10 +169,20 @@ class ReplayAction:
             REPLAY_ID_HEADER: self._replay_id,
         }
         if self._is_chosen:
-            headers.pop(PUBLISHER_HEADER, None)
+            headers.pop(PUBLISHERS_HEADER, None)
         elif letter.error_code not in set(DeadLetterCode):  # RabbitMQ moved it, and no worker has checked it
-            headers[PUBLISHER_HEADER] = properties.user_id or ""
+            headers[PUBLISHERS_HEADER] = _publishers(delivery)
         return message_copy(delivery, headers, self._to_type or properties.message_type, self._user_id)
+
+
+def _publishers(delivery: Delivery) -> FieldArray:
+    """Who has published an event so far, the last one at the end: its exporter, and whoever has replayed it."""
+    properties = delivery.header.properties
+    before = (properties.headers or {}).get(PUBLISHERS_HEADER)
+    last = properties.user_id or ""
+    texts = [each for each in before if isinstance(each, str) and each != last] if isinstance(before, list) else []
+    publishers: FieldArray = [*(text[:PUBLISHER_CHARS_MAX] for text in texts), last]
+    return publishers[-PUBLISHERS_MAX:]
 
 
 class DiscardAction:

@@ -384,10 +384,19 @@ async def test_a_user_writes_and_asks_for_its_own_organisations_only(
                 await runs.check_claims("globex", ["taxi-1"])
 
 
+async def reject_all(users: LocalRabbitMQ, queue: str, count: int) -> None:
+    """Have RabbitMQ dead-letter so many messages of a queue that no worker consumes."""
+    async with Wire.connect(users.url) as admin:
+        await admin.until_count(queue, count)
+        for _ in range(count):
+            message = await (await admin.channel.get_queue(queue, ensure=False)).get()
+            await message.reject()
+
+
 async def test_a_replay_gives_a_publisher_no_organisation_that_it_does_not_have(
     users: LocalRabbitMQ, wires: dict[str, Wire], pool: Pool, database_url: str, tmp_path: Path
 ) -> None:
-    """The worker has never checked some dead letters, and a replay publishes them as the operator."""
+    """The worker has never checked some dead letters, and each replay publishes them as the operator."""
     file = tmp_path / "organisations.toml"
     file.write_text('test-exporter = ["acme"]\ntest-operator = "*"')
     settings = worker_settings(url_of(users, "worker"), database_url, organisations=str(file))
@@ -399,10 +408,13 @@ async def test_a_replay_gives_a_publisher_no_organisation_that_it_does_not_have(
     ):
         expired, unnamed, mistyped = [run_finished(orgId="globex") for _ in range(3)]
         own = run_finished(orgId="acme")
+        forged = {"x-publishers": ["test-exporter", *["test-operator"] * 100]}
         for event in (expired, own):
-            await exporter.publish("run-finished", event, expiration=0.001)
-        forged = {"x-first-publisher": "test-operator"}
+            await exporter.publish("run-finished", event, expiration=0.001, headers=forged)
         await wires["exporter"].publish("run-finished", unnamed, expiration=0.001, headers=forged)
+        await operator.until_count(dead, 3)
+        await forked_export_runs("dead-letters", "replay", settings=as_operator)
+        await reject_all(users, "export-runs.run-finished", 3)
         await operator.until_count(dead, 3)
         await exporter.publish("run-finished", mistyped, type="run-created")
         async with running_worker(settings, pool):

@@ -24,7 +24,7 @@ from worker.broker.bodies import BodyRoom, has_body
 from worker.broker.deliveries import Delivery
 from worker.broker.link import Link, flush, start_consuming, stop_consuming
 from worker.database.pool import Database
-from worker.events.dead_letters import PUBLISHER_HEADER, DeadLetters, times_parked
+from worker.events.dead_letters import PUBLISHERS_HEADER, DeadLetters, times_parked
 from worker.events.in_hand import EventsInHand
 from worker.events.parking import Parking
 from worker.events.queue import EventQueue, queue_number
@@ -207,12 +207,13 @@ class EventConsumer:
             raise EventRefused(DeadLetterCode.INVALID_EVENT, str(invalid)) from invalid
 
     def _check_organisation(self, delivery: Delivery, org_id: str) -> None:
-        """Raises EventRefused where its publisher, or the first one of a replayed event, may not write for it."""
+        """Raises EventRefused where its publisher, or one of those before a replay, may not write for it."""
         if self._organisations is None:
             return
         properties = delivery.header.properties
-        publisher = (properties.headers or {}).get(PUBLISHER_HEADER)
-        for user_id in [properties.user_id, *([publisher] if isinstance(publisher, str) else [])]:
+        publishers = (properties.headers or {}).get(PUBLISHERS_HEADER)
+        before = [each for each in publishers if isinstance(each, str)] if isinstance(publishers, list) else []
+        for user_id in [properties.user_id, *before]:
             if refusal := self._organisations.refusal(user_id, org_id, self._own_user):
                 detail = f"{refusal.field}: {refusal.message}; user_id is {user_id!r}"
                 raise EventRefused(DeadLetterCode.ORGANISATION_NOT_ALLOWED, detail)

@@ -37,9 +37,9 @@ UNTRUSTED_HEADERS: Final = (
 )
 """Headers that RabbitMQ and the worker write. What an exporter puts there may be forged, and is not passed on."""
 
-PUBLISHER_HEADER: Final = "x-first-publisher"
-"""Who had published an event that no worker has checked and somebody replays; empty where nobody knows. Whoever forges
-the header only has one more user checked."""
+PUBLISHERS_HEADER: Final = "x-publishers"
+"""Who had published an event before that no worker has checked and somebody replays, each of them; empty where nobody
+knows. Whoever forges the header only has more users checked."""
 
 ROUTING_HEADERS: Final = frozenset({"CC", "BCC"})
 """RabbitMQ routes a message by these as well: a copy that has them would go to other queues besides its own."""

@@ -212,7 +212,7 @@ async def test_an_event_past_the_delivery_limit_can_be_replayed(
     assert "1 DELIVERY_LIMIT" in replayed.out
     [message] = await until_published(published, 1)
     assert set(message.headers) == {
-        "x-first-publisher", "x-trace", "x-replay-count", "x-replayed-errors", "x-replay-id"
+        "x-publishers", "x-trace", "x-replay-count", "x-replayed-errors", "x-replay-id"
     }  # fmt: skip
     assert "DELIVERY_LIMIT" in errors_of(message)[0]
 
