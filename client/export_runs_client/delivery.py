@@ -5,7 +5,7 @@ import logging
 import random
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -19,7 +19,8 @@ from .spool import Spool, UnreadableRuns, new_spool, spool_files, taken_over
 CONFIRM_TIMEOUT_S: Final = 15.0
 PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 10.0
-"""After an event that was not confirmed: steps that double, each shortened by up to a half at random."""
+"""After an event that was not confirmed: steps that double, each shortened by up to a half at random. The longest also
+after an error of the disk, unless something new is written before."""
 
 log = logging.getLogger("export_runs_client")
 
@@ -103,18 +104,29 @@ class Delivery:
         await self._deliver_left()
         while True:
             self._written.clear()
+            is_done = await self._write_ends()
             try:
-                while self._unwritten_ends:
-                    await self.spool.do(self.spool.end_run, *self._unwritten_ends[0])
-                    del self._unwritten_ends[0]
-                await deliver(self._connection, self.spool)
+                await deliver(self._connection, self.spool)  # what is written does not wait for what finds no room
             except sqlite3.Error as error:
                 log.error("the spool %s cannot be read or written: %s", self.spool.path, error)
-                await asyncio.sleep(PAUSE_MAX_S)
-                continue
-            if not self._written.is_set():
+                is_done = False
+            if is_done and not self._written.is_set():
                 self._idle.set()
-            await self._written.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if is_done else PAUSE_MAX_S):
+                    await self._written.wait()
+
+    async def _write_ends(self) -> bool:
+        """Write down the ends that the disk did not take before; returns whether it has taken all of them now."""
+        while self._unwritten_ends:
+            try:
+                await self.spool.do(self.spool.end_run, *self._unwritten_ends[0])
+            except sqlite3.Error as error:
+                run_id, *_ = self._unwritten_ends[0]
+                log.error("run %s: its end cannot be written to %s: %s", run_id, self.spool.path, error)
+                return False
+            del self._unwritten_ends[0]
+        return True
 
     async def _deliver_left(self) -> None:
         for path in await asyncio.to_thread(spool_files, self._folder):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -158,24 +159,30 @@ async def test_a_run_that_another_version_left_stops_none_of_the_others(
 async def test_an_end_that_finds_no_room_on_the_disk_is_written_when_there_is_some(
     amqp_url: str, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process lives on for weeks, perhaps: nobody else reports what it has paid."""
+    """The process lives on for weeks, perhaps: nobody else reports what it has paid. Other runs do not wait for it."""
     monkeypatch.setattr(delivery, "PAUSE_MAX_S", 0.05)
     async with ExportRuns.connect(amqp_url, spool=tmp_path, timeout_s=WAIT_S) as runs:
         assert runs._delivery is not None
         database = runs._delivery.spool._database
         run_ids: list[UUID] = []
 
-        async def pay_and_fail() -> None:
-            async with runs.export("acme", "alice", "csv", ["taxi-17"]) as export:
+        async def pay(claim_id: str, end: Callable[[], None]) -> None:
+            async with runs.export("acme", "alice", "csv", [claim_id]) as export:
                 run_ids.append(export.run_id)
-                await export.paying("taxi-17")
-                await export.exported("taxi-17")
-                [pages] = database.execute("PRAGMA page_count").fetchone()
-                database.execute(f"PRAGMA max_page_count = {pages}")
-                raise RuntimeError("x" * 9_000)  # its text takes more than a page
+                await export.paying(claim_id)
+                await export.exported(claim_id)
+                end()
+
+        def fail_without_room() -> None:
+            [pages] = database.execute("PRAGMA page_count").fetchone()
+            database.execute(f"PRAGMA max_page_count = {pages}")
+            raise RuntimeError("x" * 9_000)  # its text takes more than a page
 
         with pytest.raises(sqlite3.OperationalError, match="full"):
-            await pay_and_fail()
+            await pay("taxi-17", fail_without_room)
+        await pay("hotel-4", lambda: None)
+        await wire.until_run(str(run_ids[1]), status="completed")
+        assert (await wire.check("acme", "taxi-17"))["exported"] == []
         database.execute("PRAGMA max_page_count = 1000000")
         run = await wire.until_run(str(run_ids[0]), status="partial")
     assert run["claimIds"] == ["taxi-17"]
