@@ -90,7 +90,7 @@ class StoredTables:
     async def snapshot(self, connection: Connection) -> AsyncIterator[None]:
         """Run what is inside as one transaction that sees those that follow from the log at one moment.
 
-        They are locked before the moment is chosen. Whoever waited for the end of a rebuild would else see the new
+        They are locked before the moment is chosen. Otherwise whoever waited for the end of a rebuild would see the new
         tables as they were before it, without the rows that came last.
         """
         statement = await _lock_statement(connection, self.schema, self.compared, "ACCESS SHARE")

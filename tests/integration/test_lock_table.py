@@ -32,15 +32,14 @@ def queries_max(operations: set[str]) -> int:
 
 def writes_of_one_worker(limits: WorkerLimits) -> list[tuple[int, int, int]]:
     """Its transactions at one time, each with its runs, its organisations and its claims of each organisation."""
-    claims = 10 * LOCKS_PER_ORGANISATION_MAX
     organisations = limits.batch_locks_max // (1 + LOCKS_PER_ORGANISATION_MAX)
     assert locks_max(organisations, [CLAIMS_OF_EVENT] * organisations) == limits.batch_locks_max
     return [
         *[(organisations, organisations, CLAIMS_OF_EVENT)] * limits.writes_max,  # run-finished
         *[(limits.batch_events_max, 0, 0)] * limits.writes_max,  # run-created
-        *[(limits.parked_group_events_max, 1, claims)] * limits.parked_writes_max,  # run-finished
+        *[(limits.parked_group_events_max, 1, CLAIMS_OF_EVENT)] * limits.parked_writes_max,  # run-finished
         *[(limits.parked_group_events_max, 0, 0)] * limits.parked_writes_max,  # run-created
-        *[(1, 1, claims)] * queries_max(OPERATIONS_ON_CLAIMS),
+        *[(1, 1, CLAIMS_OF_EVENT)] * queries_max(OPERATIONS_ON_CLAIMS),
         *[(1, 0, 0)] * queries_max(OPERATIONS_ON_A_RUN),
     ]
 

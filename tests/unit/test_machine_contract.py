@@ -80,7 +80,7 @@ def test_every_example_of_the_asyncapi_document_fits_its_schema() -> None:
     assert shown == len(list(valid_examples(CONTRACT)))
 
 
-def test_every_event_that_operations_publishes_from_a_file_fits_its_schema() -> None:
+def test_every_event_that_the_pages_publish_from_a_file_fits_its_schema() -> None:
     [lines] = [block.text for block in blocks(read("docs/MIGRATION.md")) if block.info == ("jsonl", "lines")]
     events = [json.loads(line) for line in lines.splitlines()]
     assert events
