@@ -23,7 +23,7 @@ from cli.imports.records import (
     number_text,
     without_reason,
 )
-from cli.imports.tables import HEADER_SEARCH_ROWS_MAX, find_headings, table_rows
+from cli.imports.tables import COLUMNS_MAX, HEADER_SEARCH_ROWS_MAX, find_headings, table_rows
 
 CELL_CHARS_MAX: Final = 4 * 1024 * 1024
 """A cell with more characters is a quotation mark that was not closed."""
@@ -126,7 +126,7 @@ class CsvFile(_TextFile):
 
         def lines(file: io.TextIOWrapper) -> Iterator[str]:
             nonlocal chars
-            while line := file.readline(ROW_CHARS_MAX):
+            while line := file.readline(ROW_CHARS_MAX + 1):
                 chars += len(line)
                 if chars > ROW_CHARS_MAX:
                     self._refuse(number + 1, f"has more than {ROW_CHARS_MAX:,} characters")
@@ -136,6 +136,8 @@ class CsvFile(_TextFile):
             try:
                 for number, record in enumerate(_csv_reader(lines(file), self.delimiter), start=1):
                     chars = 0
+                    if len(record) > COLUMNS_MAX:
+                        self._refuse(number, f"has more than {COLUMNS_MAX:,} cells; is the delimiter the right one?")
                     yield number, record
             except csv.Error as error:
                 self._refuse(number + 1, f"cannot be read as CSV: {error}", error)
@@ -190,10 +192,10 @@ class JsonLinesFile(_TextFile):
         missing = set(self._headings)
         with self._open() as file:
             try:
-                while line := file.readline(ROW_CHARS_MAX):
+                while line := file.readline(ROW_CHARS_MAX + 1):
                     number += 1
-                    if len(line) == ROW_CHARS_MAX:
-                        self._refuse(number, f"has {ROW_CHARS_MAX:,} characters or more")
+                    if len(line) > ROW_CHARS_MAX:
+                        self._refuse(number, f"has more than {ROW_CHARS_MAX:,} characters")
                     if line.strip():
                         row = _json_row(number, line.strip())
                         missing.difference_update(row.cells)

@@ -16,6 +16,7 @@ from openpyxl.xml.constants import SHEET_MAIN_NS
 from openpyxl.xml.functions import fromstring, iterparse
 
 from cli.imports.records import UnknownResult
+from cli.imports.tables import COLUMNS_MAX
 
 PART_BYTES_MAX: Final = 256 * 1024 * 1024
 """Unpacked, of a part that is held in memory, such as the table of texts. A small file can hold a huge part."""
@@ -24,7 +25,6 @@ ROW_BYTES_MAX: Final = 16 * 1024 * 1024
 """Unpacked, of a row of a sheet, and of what stands before its first row."""
 
 SHEET_ROWS_MAX: Final = 1_048_576
-SHEET_COLUMNS_MAX: Final = 16_384
 """What spreadsheet programs have."""
 
 _CALCULATION_TAG: Final = f"{{{SHEET_MAIN_NS}}}calcPr"
@@ -117,7 +117,7 @@ class WorkbookParts:
         row: list[SheetCell | None] = []
         for cell in cells:
             column = cell["column"]
-            if cell["row"] != number or not len(row) < column <= SHEET_COLUMNS_MAX:
+            if cell["row"] != number or not len(row) < column <= COLUMNS_MAX:
                 raise UnreadableWorkbook(f"row {number}: its cells are not in their order")
             row.extend([None] * (column - len(row) - 1))
             row.append(SheetCell(cell["value"], self._form(cell["style_id"])) if cell["value"] is not None else None)

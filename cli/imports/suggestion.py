@@ -294,7 +294,15 @@ def date_forms(cells: Sequence[Cell]) -> DateForms:
             return DateForms(forms, [form, *unclear], None)
         forms.append(form)
         left -= set(fitting)
+    # One of them would take days of the other for its own.
+    mixed = [form for form in forms if _with_day_and_month_exchanged(form) in forms]
+    if len(mixed) > 1:
+        return DateForms([], mixed, None)
     return DateForms(forms, [], min(left) if left else None)
+
+
+def _with_day_and_month_exchanged(form: str) -> str:
+    return re.sub("%[dm]", lambda match: "%m" if match[0] == "%d" else "%d", form)
 
 
 def _fitting(form: str, texts: Iterable[str]) -> set[str]:

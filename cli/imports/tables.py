@@ -14,6 +14,9 @@ from cli.imports.records import REASON_HEADING, Cell, NumberedRecords, Row, is_g
 HEADER_SEARCH_ROWS_MAX: Final = 50
 """The headings must be among the first rows."""
 
+COLUMNS_MAX: Final = 16_384
+"""What spreadsheet programs have."""
+
 NAMED_HEADINGS_MAX: Final = 40
 """An error names so many of the headings of a file."""
 

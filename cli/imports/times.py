@@ -12,6 +12,8 @@ from cli.imports.records import Cell, UnreadableCell, plain_text
 _DAYS_MAX: Final = 2_958_465
 """The last day of the year 9999."""
 
+_CHARS_MAX: Final = 100
+
 _DIGITS_ONLY: Final = re.compile("(?:%[dmyYHMS])+")
 
 
@@ -32,6 +34,8 @@ class TimeReader:
         if isinstance(cell, datetime):
             time = cell
         elif text := plain_text(cell):
+            if len(text) > _CHARS_MAX:
+                raise UnreadableCell("is no time")
             time = self._cached(text, isinstance(cell, Decimal))
         else:
             return None

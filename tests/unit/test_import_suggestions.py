@@ -177,6 +177,7 @@ DATES = [
     (["45322"], ['date_formats = ["excel"]']),
     (["3101", "2902"], ['date_formats = ["%d%m"]', "# year = 2024  # these dates have no year"]),
     (["01/02/2024"], ['# date_formats = ["%m/%d/%Y"]', '# date_formats = ["%d/%m/%Y"]']),
+    (["13/02/2024", "02/13/2024"], ['# date_formats = ["%m/%d/%Y"]', '# date_formats = ["%d/%m/%Y"]']),
     (["13/02/2024", "01/02/2024"], ['date_formats = ["%d/%m/%Y"]']),
     (["31 janv. 2024"], ['# No form that is known fits "31 janv. 2024".']),
     (["2024-01-31T10:00:00Z"], []),
