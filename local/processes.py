@@ -21,6 +21,8 @@ LOG_TAIL_BYTES_MAX = 3_000
 _PORTS = range(20_000, 32_000)
 _PORT_ATTEMPTS_MAX = 100
 
+_reservations: list[socket.socket] = []
+
 _PROBE_TIMEOUT_S = 2.0
 _PROBE_INTERVAL_S = 0.02
 _VANISH_TIMEOUT_S = 10.0
@@ -122,17 +124,33 @@ class GuardedProcess:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different TCP ports on 127.0.0.1 that nobody listens on now. Raises ServiceError if there are too few."""
+    """`count` different TCP ports on 127.0.0.1 that nobody listens on. Raises ServiceError if there are too few.
+
+    Until this process ends, no other process gets them from here: it holds the UDP ports of the same numbers.
+    """
     found: list[int] = []
-    for port in random.sample(_PORTS, _PORT_ATTEMPTS_MAX):
+    for port in random.sample(_PORTS, min(_PORT_ATTEMPTS_MAX, len(_PORTS))):
         if len(found) == count:
             break
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        if reservation := _reserved(port):
+            _reservations.append(reservation)
             found.append(port)
     if len(found) < count:
         raise ServiceError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop} on 127.0.0.1")
     return found
+
+
+def _reserved(port: int) -> socket.socket | None:
+    """A socket that marks a port as taken while it is open. None if somebody listens there, or has marked it."""
+    reservation = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        reservation.bind(("127.0.0.1", port))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    except OSError:
+        reservation.close()
+        return None
+    return reservation
 
 
 def answers(host: str, port: int, greeting: bytes, reply: bytes) -> bool:
