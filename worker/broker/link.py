@@ -112,14 +112,14 @@ async def open_link_beside(link: Link, purpose: str, on_loss: Callable[[str], No
 
 
 @asynccontextmanager
-async def channel_for_publishing(link: Link) -> AsyncIterator[AbstractChannel]:
+async def channel_for_publishing(link: Link) -> AsyncIterator[aiormq.Channel]:
     """One more channel with confirms on the connection of a link. Raises one of CONNECTION_ERRORS."""
     _check_open(link.underlay.connection)
     channel = link.connection.channel(publisher_confirms=True, on_return_raises=True)
     with _lost_while_opening():
         await channel.initialize()
     try:
-        yield channel
+        yield await _underlay_of(channel)
     finally:
         await _end_in_time(channel.close())
 
@@ -136,13 +136,18 @@ async def _link_on(
     channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
     with _lost_while_opening():
         await channel.initialize()
-    underlay = await channel.get_underlay_channel()
-    assert isinstance(underlay, aiormq.Channel)
+    underlay = await _underlay_of(channel)
     channel.close_callbacks.add(_closing_reporter(f"the channel for {purpose} closed", on_loss))
     underlay.on_consumer_cancel_callbacks.add(
         lambda frame: on_loss(f"RabbitMQ cancelled a consumer: {queue_of(frame.consumer_tag)}")
     )
     return Link(connection, channel, underlay, Deliveries(underlay))
+
+
+async def _underlay_of(channel: AbstractChannel) -> aiormq.Channel:
+    underlay = await channel.get_underlay_channel()
+    assert isinstance(underlay, aiormq.Channel)
+    return underlay
 
 
 @contextmanager

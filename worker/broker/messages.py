@@ -10,7 +10,6 @@ from typing import Final
 import aio_pika
 import aiormq
 import structlog
-from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
 from aiormq.abc import ChannelFrame, FrameType
@@ -27,6 +26,8 @@ from worker.retries import is_being_cancelled
 
 MESSAGE_AGE_MAX_S: Final = 3_600
 """A request waits seconds, half a minute at most, before RabbitMQ drops it. So much allows for clocks that differ."""
+
+_SMALL_BODY_BYTES_MAX: Final = 16 * 1024
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -74,7 +75,7 @@ async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika
         async with asyncio.timeout(timeout_s):
             await link.underlay.connection.ready()  # while blocked, each attempt would be sent, and arrive later
             if (exchange, routing_key) not in link.refused:
-                await _publish(link.channel, exchange, routing_key, message)
+                await _publish(link.underlay, exchange, routing_key, message)
             else:
                 async with channel_for_publishing(link) as channel:
                     await _publish(channel, exchange, routing_key, message)
@@ -95,9 +96,21 @@ async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika
     return True
 
 
-async def _publish(channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-    target = await channel.get_exchange(exchange, ensure=False)
-    await target.publish(message, routing_key, mandatory=True)
+async def _publish(channel: aiormq.Channel, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+    """Publish on a channel, and wait for the confirm.
+
+    A small message does not wait until the socket has taken it: so those that are published at one time leave together.
+    """
+    if channel.is_closed:
+        raise aiormq.exceptions.ChannelInvalidStateError(f"{channel} closed")
+    await channel.basic_publish(
+        message.body,
+        exchange=exchange,
+        routing_key=routing_key,
+        properties=message.properties,
+        mandatory=True,
+        wait=len(message.body) > _SMALL_BODY_BYTES_MAX,
+    )
 
 
 async def ack(link: Link, *deliveries: Delivery) -> None:

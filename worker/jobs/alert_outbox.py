@@ -96,11 +96,18 @@ class AlertOutbox:
             return []
 
     async def _publish_all(self, taken: Sequence[TakenAlert]) -> None:
-        """Publish alerts at one time, so that none waits for another's confirm, and note what became of each.
+        """Publish alerts, and note what became of each. Raises SessionLost where the connection was lost.
 
-        Raises SessionLost where the connection was lost.
+        All have one routing key: where the first finds no subscriber, none of them does, and all go to the queue of
+        alerts. One that finds none later, because the last subscriber has left meanwhile, is not confirmed.
         """
-        outcomes = await asyncio.gather(*(self._publish(each) for each in taken), return_exceptions=True)
+        first, *others = taken
+        outcomes = await self._publish_at_one_time([first], names.ALERTS_EXCHANGE)
+        if isinstance(outcomes[0], Unroutable):
+            outcomes = await self._publish_at_one_time(taken, names.UNROUTABLE_ALERTS_EXCHANGE)
+        else:
+            later = await self._publish_at_one_time(others, names.ALERTS_EXCHANGE)
+            outcomes += [False if isinstance(outcome, Unroutable) else outcome for outcome in later]
         published = [each for each, outcome in zip(taken, outcomes, strict=True) if outcome is True]
         others = [each for each, outcome in zip(taken, outcomes, strict=True) if outcome is not True]
         async with self._database.connection() as connection:
@@ -123,15 +130,13 @@ class AlertOutbox:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _publish(self, taken: TakenAlert) -> bool:
-        """Publish an alert; without a subscriber, to the queue of alerts. Returns whether RabbitMQ confirmed it."""
+    async def _publish_at_one_time(self, alerts: Sequence[TakenAlert], exchange: str) -> list[bool | BaseException]:
+        """Publish alerts, none after another's confirm. Returns whether RabbitMQ confirmed each, or what was raised."""
         timeout_s = self._limits.alert_publish_timeout_s
-        try:
-            exchange = names.ALERTS_EXCHANGE
-            return await publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(taken), timeout_s)
-        except Unroutable:
-            exchange = names.UNROUTABLE_ALERTS_EXCHANGE
-            return await publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(taken), timeout_s)
+        return await asyncio.gather(
+            *(publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(each), timeout_s) for each in alerts),
+            return_exceptions=True,
+        )
 
 
 def _message(taken: TakenAlert) -> aio_pika.Message:
