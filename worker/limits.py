@@ -50,8 +50,8 @@ class WorkerLimits:
     """Advisory locks that one batch takes: together with everything else that a worker locks at one time, they fit
     PostgreSQL's lock table twice (see handlers/locking.py)."""
 
-    batch_lock_timeout_s: float = 1.0
-    batch_statement_timeout_s: float = 2.0
+    batch_lock_timeout_s: float = 0.5
+    batch_statement_timeout_s: float = 1.0
     """For a batch. An event that takes longer is found and parked, so that no other waits long for it."""
 
     single_lock_timeout_s: float = 0.1
@@ -67,7 +67,7 @@ class WorkerLimits:
     broker_parks_max: int = 30
     """How often RabbitMQ keeps one event so that could not be stored. After that it is dead-lettered."""
 
-    batch_trouble_max_s: float = 1.5
+    batch_trouble_max_s: float = 1.0
     """How long interrupted parts of a batch may hold up the batches behind it while the event to blame is looked for.
     After that what is left of them is parked."""
 
