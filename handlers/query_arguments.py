@@ -358,8 +358,13 @@ class StaleRunsPage(NamedTuple):
 
 
 def column_arrays(rows: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    """Turn rows into one array per column, which is what PostgreSQL's `unnest` takes. There must be a row."""
-    return list(zip(*rows, strict=True))
+    """Turn rows into one array per column, which is what PostgreSQL's `unnest` takes. There must be a row.
+
+    A column of nothing but None is an empty array: `unnest` fills it up with NULL, and asyncpg has less to encode. So
+    one column at least must have a value.
+    """
+    columns = zip(*rows, strict=True)
+    return [() if all(value is None for value in column) else column for column in columns]
 
 
 def joined(texts: Iterable[str]) -> str:
