@@ -1,6 +1,7 @@
 """A worker from its start to its end: logs, signals, the pool, the schema, the sessions."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,6 +44,7 @@ async def run_worker(
     URL and its permissions.
     """
     logs.configure(settings.log_level, part=only)
+    gc.freeze()  # what was imported is there for good: no search for garbage looks at it again
     if only is not None:
         parts = replace(parts, routes=parts.routes.only(only))
     stopping = asyncio.Event()
