@@ -18,8 +18,7 @@ from .event_meaning import is_same_event
 from .query_arguments import LoggedPayload, OrganisationClaims, column_arrays, joined
 
 EXPORTS_ELSEWHERE_MAX: Final = 100_000
-"""Exports by the service's own runs that are read for some imported runs; those past it are found when the events are
-stored."""
+"""Exports by other runs that are read for some imported runs; those past it are found when the events are stored."""
 
 EXPORTS_AT_ONCE: Final = 2_000
 """Exported claims that are fetched at a time."""
@@ -32,7 +31,7 @@ class KnownRuns:
     same: set[UUID] = field(default_factory=set)
     different: set[UUID] = field(default_factory=set)
     exported_elsewhere: dict[tuple[str, str], list[UUID]] = field(default_factory=dict)
-    """By organisation and claim, the runs that exported it and were not imported."""
+    """By organisation and claim, the other runs that exported it."""
 
 
 async def known_runs(
@@ -55,8 +54,8 @@ async def known_runs(
     elsewhere: defaultdict[tuple[str, str], list[UUID]] = defaultdict(list)
     searches = [OrganisationClaims(org_id, joined(claim_ids)) for org_id, claim_ids in claims if claim_ids]
     if searches:
-        arguments = *column_arrays(searches), EXPORTS_ELSEWHERE_MAX
-        for row in await connection.fetch(sql.query("find_exports_of_no_import"), *arguments):
+        arguments = *column_arrays(searches), [run.run_id for run, _ in runs], EXPORTS_ELSEWHERE_MAX
+        for row in await connection.fetch(sql.query("find_other_exports"), *arguments):
             elsewhere[row["org_id"], row["claim_id"]].append(row["run_id"])
     return KnownRuns(
         same={start.run_id for start, end in runs if {start.event_id, end.event_id} <= stored - others},

@@ -194,7 +194,7 @@ def _facts(plan: Plan, stored: int, *, apply: bool) -> dict[str, Any]:
 
 
 def _print_plan(plan: Plan, stored: int, description: str, rejects: Path, *, apply: bool) -> None:
-    out.print_line(f"{description}: {plan.rows:,} rows")
+    out.print_line(f"{description}; {plan.rows:,} rows")
     if plan.ignored_rows:
         out.print_line(f"{plan.ignored_rows:,} rows are about no export, and are left out")
     if plan.copied_rows:
@@ -227,7 +227,9 @@ def _print_plan(plan: Plan, stored: int, description: str, rejects: Path, *, app
 
 def _print_double_exports(plan: Plan) -> None:
     if not plan.double_exports:
-        out.print_line("no claim was exported twice")
+        out.print_line(
+            f"no claim was exported twice{' in the rows that are not refused' if plan.rejected_rows else ''}"
+        )
         return
     amounts = ", ".join(f"{currency} {amount_text(amount)}" for currency, amount in sorted(plan.double_amounts.items()))
     out.print_line(

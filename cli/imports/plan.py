@@ -228,12 +228,10 @@ class ImportPlan:
                 self._events.writelines([json.dumps(fields, ensure_ascii=False), "\n"])
         label = " / ".join(run.key) or ALL_ROWS
         for claim in run.exported:
-            self._exports.add(
-                [run.org_id, claim.claim_id], [str(run.run_id), claim.amount, claim.currency, False, label]
-            )
+            self._exports.add([run.org_id, claim.claim_id], [str(run.run_id), claim.amount, claim.currency, label])
         for claim_id in {each.claim_id for each in run.exported}:
             for run_id in known.exported_elsewhere.get((run.org_id, claim_id), ()):
-                self._exports.add([run.org_id, claim_id], [str(run_id), None, None, True, f"run {run_id}"])
+                self._exports.add([run.org_id, claim_id], [str(run_id), None, None, None])
 
     def _reject_run(self, rows: list[tuple[int, Raw]], problems: dict[int, list[str]]) -> None:
         self.plan.rejected_runs += 1
@@ -259,31 +257,32 @@ class ImportPlan:
 
     def _find_double_exports(self) -> None:
         for (org_id, claim_id), entries in groupby(self._exports, key=itemgetter(0)):
-            exports = list(_distinct(record for _, record in entries))
+            exports = _distinct([record for _, record in entries])
             if len(exports) < 2:
                 continue
             self.plan.double_exports += 1
-            currencies = {currency for _, amount, currency, *_ in exports if amount is not None}
-            amounts = [amount for _, amount, *_ in exports if amount is not None]
+            currencies = {currency for _, amount, currency, _ in exports if amount is not None}
+            amounts = [amount for _, amount, _, _ in exports if amount is not None]
             currency = currencies.pop() if len(currencies) == 1 else None
             if currency is not None:
-                surplus = sum(map(Decimal, amounts[1:]), Decimal(0))
+                # Where the amount of an export is not known, that export is taken for the one that was right.
+                too_many = amounts[1:] if len(amounts) == len(exports) else amounts
+                surplus = sum(map(Decimal, too_many), Decimal(0))
                 self.plan.double_amounts[currency] = self.plan.double_amounts.get(currency, Decimal(0)) + surplus
             if len(self.plan.listed) < DOUBLE_EXPORTS_LISTED_MAX:
                 run_ids = list(dict.fromkeys(run_id for run_id, *_ in exports))[:RUNS_NAMED_MAX]
-                labels = [label for *_, label in exports][:RUNS_NAMED_MAX]
+                labels = [label or f"run {run_id}" for run_id, *_, label in exports][:RUNS_NAMED_MAX]
                 self.plan.listed.append(
                     DoubleExport(org_id, claim_id, run_ids, labels, amounts[:RUNS_NAMED_MAX], currency)
                 )
 
 
-def _distinct(exports: Iterator[list[Any]]) -> Iterator[list[Any]]:
-    """The exports of one claim. One by a run of the service was found once for each imported run, and counts once."""
-    elsewhere: set[str] = set()
-    for export in exports:
-        run_id, _, _, is_elsewhere, _ = export
-        if is_elsewhere and run_id in elsewhere:
-            continue
-        if is_elsewhere:
-            elsewhere.add(run_id)
-        yield export
+def _distinct(exports: list[list[Any]]) -> list[list[Any]]:
+    """The exports of one claim: each by a run of this file, and one by each other run.
+
+    An other run has no label. It was found once for each run of this file with the claim, and may be one of these.
+    """
+    distinct = [export for export in exports if export[-1] is not None]
+    run_ids = {run_id for run_id, *_ in distinct}
+    others = {export[0]: export for export in exports if export[0] not in run_ids}
+    return [*distinct, *others.values()]

@@ -209,6 +209,21 @@ async def test_claims_that_the_service_has_exported_too_are_shown(
 
 
 @pytest.mark.usefixtures("worker")
+async def test_claims_that_another_file_exported_too_are_shown(settings: WorkerSettings, tmp_path: Path) -> None:
+    """Such as the file of refused rows, once it is mended; and what is imported again is no export of another file."""
+    first = ["1;a;2024-01-01;10.00", "2;b;2024-01-02;5.00"]
+    await imported(settings, write_table(tmp_path, *first), "--apply")
+    facts = await imported(settings, write_table(tmp_path, *first))
+    assert facts["doubleExports"]["count"] == 0
+    facts = await imported(settings, write_table(tmp_path, "3;a;2024-02-01;10.00", "4;c;2024-02-01;1.00"), "--apply")
+    [double] = facts["doubleExports"]["claims"]
+    assert (double["claimId"], double["runKeys"][0], len(double["runKeys"])) == ("a", "3", 2)
+    assert facts["doubleExports"]["amounts"] == {"EUR": "10.00"}
+    again = await imported(settings, write_table(tmp_path, *first, "3;a;2024-02-01;10.00"))
+    assert (again["doubleExports"]["count"], again["doubleExports"]["claims"][0]["runKeys"]) == (1, ["1", "3"])
+
+
+@pytest.mark.usefixtures("worker")
 async def test_a_workbook_is_imported_and_its_refused_rows_are_mended(
     settings: WorkerSettings, connection: Connection, tmp_path: Path
 ) -> None:

@@ -203,7 +203,7 @@ FEW_ROWS: dict[str, tuple[str, Arguments, set[str]]] = {
     "overrides to remove": ("remove_overrides", [run_id(1), "largest", ["claim-17"]], {OVERRIDES, GRANTS}),
     "reused ids": ("find_reused_event_ids", [[run_id(1), run_id(2)], ["{}"] * 2, "run-created"], {LOG}),
     "logged events": ("find_logged_events", [[run_id(1), run_id(2)]], {LOG}),
-    "exports of no import": ("find_exports_of_no_import", of("largest", claims(1)), {CLAIMS, RUNS}),
+    "other exports": ("find_other_exports", [*of("largest", claims(1))[:2], [run_id(1)], 100], {CLAIMS}),
     "double exports of runs": (
         "find_double_exports",
         [[run_id(1), run_id(2)], ["largest"] * 2, ["claim-17\x1fclaim-18", "claim-27"], [100, 100], 10],

@@ -60,7 +60,7 @@ QUERIES = {
     ),
     "get_last_export": ("text, text, text, timestamptz", RUN),
     "find_logged_events": ("uuid[]", "event_id uuid"),
-    "find_exports_of_no_import": ("text[], text[], int8", "org_id text, claim_id text, run_id uuid"),
+    "find_other_exports": ("text[], text[], uuid[], int8", "org_id text, claim_id text, run_id uuid"),
     "get_run_for_update": ("uuid", RUN),
     "get_run_with_claims": (
         "uuid, text, int8",
@@ -319,7 +319,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "find_double_exports": (*arguments.DoubleExportsSearch._fields, "limit"),
     "insert_reversal": (*arguments.Reversal._fields, "claim_ids"),
     "insert_reversal_grants": (*arguments.ReversalGrant._fields, *arguments.ReversedClaim._fields),
-    "find_exports_of_no_import": (*arguments.OrganisationClaims._fields, "limit"),
+    "find_other_exports": (*arguments.OrganisationClaims._fields, "left_out", "limit"),
     "find_runs_of_period": arguments.PeriodSearch._fields,
     "get_last_export": arguments.LastExportSearch._fields,
     "find_runs_of_double_exports": arguments.DoubleExportRunsSearch._fields,

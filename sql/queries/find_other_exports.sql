@@ -1,6 +1,6 @@
--- The runs that have exported these claims and do not come from old records. Each organisation comes with its claims in one
--- text, separated by U+001F. An organisation may be there several times.
--- $3 limit
+-- The runs other than these that have exported these claims. Each organisation comes with its claims in one text,
+-- separated by U+001F. An organisation may be there several times.
+-- $3 left_out, $4 limit
 SELECT DISTINCT request.org_id, claim.claim_id, claim.run_id
 FROM unnest($1::text[], $2::text[]) AS request (org_id, claim_ids)
 CROSS JOIN LATERAL (
@@ -9,6 +9,5 @@ CROSS JOIN LATERAL (
         AND outcome = 'exported'
     OFFSET 0
 ) AS claim
-JOIN export_runs AS run USING (run_id)
-WHERE NOT run.imported
-LIMIT $3::bigint
+WHERE claim.run_id <> ALL ($3::uuid[])
+LIMIT $4::bigint
