@@ -20,6 +20,7 @@ from worker.broker.blocked_connections import log_blocks
 from worker.broker.declaration import TopologyMismatch, declare
 from worker.broker.link import Link, LinkOpener, SessionLost, broker_product, flush, open_link, open_link_beside
 from worker.broker.misconfiguration import misconfiguration
+from worker.broker.publisher import Publisher, open_publisher
 from worker.broker.topology import TOPOLOGY, Topology
 from worker.database.pool import Database, Pool, watched_database
 from worker.events.consumer import EventConsumer
@@ -137,10 +138,9 @@ async def run_session(
         await declare(consuming.channel, parts.topology_for(settings))
         services: list[Coroutine[Any, Any, Any]] = []
         if parts.routes.events and has_database:
-            publishing = await links.enter_async_context(
-                parts.open_link(settings, "publishing", report_loss, confirms=True)
-            )
-            services += await _event_services(settings, database, parts, consuming, publishing, ending, report_loss)
+            link = await links.enter_async_context(parts.open_link(settings, "publishing", report_loss, confirms=False))
+            publisher = await links.enter_async_context(open_publisher(link, report_loss))
+            services += await _event_services(settings, database, parts, consuming, publisher, ending, report_loss)
         replies = ReplySender(settings, parts.open_link, limits, ending)
         pending_events = PendingEventsLookup(consuming, limits)
         priority = 0 if has_database else PRIORITY_WITHOUT_DATABASE
@@ -180,7 +180,7 @@ async def _event_services(
     database: Database,
     parts: WorkerParts,
     consuming: Link,
-    publishing: Link,
+    publisher: Publisher,
     ending: asyncio.Event,
     on_loss: Callable[[str], None],
 ) -> list[Coroutine[Any, Any, Any]]:
@@ -188,18 +188,18 @@ async def _event_services(
     limits = parts.limits
     # Of a parked event RabbitMQ checks that the worker has published it: only then is that worth something.
     user_id = settings.user_id if settings.organisations else None
-    dead_letters = DeadLetters(publishing, limits.dead_letter_timeout_s, user_id)
+    dead_letters = DeadLetters(publisher, limits.dead_letter_timeout_s, user_id)
     links = [await open_link_beside(consuming, route.event_type, on_loss) for route in parts.routes.events]
     return [
         *(
             EventConsumer(route, link, database, dead_letters, settings, limits, ending).run()
             for route, link in zip(parts.routes.events, links, strict=True)
         ),
-        AlertOutbox(publishing, database, limits, ending).run(),
+        AlertOutbox(publisher, database, limits, ending).run(),
         warn_of_stale_runs(database, settings.stale_run_s, limits, ending),
         measure_queues(consuming, limits, ending),
         measure_backlog(database, settings.stale_run_s, limits, ending),
-        log_blocks(publishing, "publishing", ending),
+        log_blocks(publisher.link, "publishing", ending),
     ]
 
 

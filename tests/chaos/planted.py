@@ -12,11 +12,12 @@ import sql.connection
 import worker.broker.messages
 import worker.database.errors
 import worker.events.consumer
-import worker.jobs.alert_outbox
 import worker.requests.reply_sender
 from cli.main import main
 from handlers import event_log, events
 from handlers.query_arguments import column_arrays
+from schema import names
+from worker.broker.publisher import Publisher
 
 BUG_EVERY: Final = 10
 """A bug that is not there every time strikes at every tenth batch, alert or reply."""
@@ -120,12 +121,13 @@ def no_bug() -> None:
 def forget_alerts() -> None:
     """Take every tenth alert out of the outbox without publishing it."""
     attempts = itertools.count(1)
-    publish = worker.broker.messages.publish
+    publish = Publisher.publish
 
-    async def forget(*arguments: Any) -> bool:
-        return not next(attempts) % BUG_EVERY or await publish(*arguments)
+    async def forget(publisher: Publisher, exchange: str, *others: Any) -> bool:
+        is_forgotten = exchange != names.DEAD_LETTER_EXCHANGE and not next(attempts) % BUG_EVERY
+        return is_forgotten or await publish(publisher, exchange, *others)
 
-    _plant(worker.jobs.alert_outbox, "publish", forget)
+    _plant(Publisher, "publish", forget)
 
 
 def reply_twice() -> None:

@@ -28,7 +28,7 @@ from tests.resilience.observing import Log, publish_all, rabbitmqctl, until, unt
 from tests.wire import WAIT_S, Wire, run_created
 from worker.broker.declaration import declare
 from worker.broker.link import open_link
-from worker.broker.messages import publish
+from worker.broker.publisher import open_publisher
 from worker.broker.topology import LEADER_LOCATOR, TOPOLOGY, Topology
 from worker.database.pool import Pool
 from worker.routes import ROUTES, Part
@@ -211,10 +211,13 @@ async def test_a_worker_that_was_refused_for_want_of_a_leader_publishes_when_the
 
     async def is_confirmed() -> bool:
         message = aio_pika.Message(b"{}", message_id=str(uuid4()))
-        return await publish(link, names.DEAD_LETTER_EXCHANGE, "run-created", message, ANSWER_S)
+        return await publisher.publish(names.DEAD_LETTER_EXCHANGE, "run-created", message, ANSWER_S)
 
     settings = worker_settings(second.url, database_url)
-    async with open_link(settings, "publishing", losses.append, confirms=True) as link:
+    async with (
+        open_link(settings, "publishing", losses.append, confirms=False) as link,
+        open_publisher(link, losses.append) as publisher,
+    ):
         async with without_leader(nodes):
             assert not await is_confirmed()
         await until(is_confirmed)

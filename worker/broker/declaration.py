@@ -16,7 +16,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from schema.names import DEAD_LETTER_EXCHANGE, RPC_EXCHANGE
-from worker.broker.link import open_disposable_channel
+from worker.broker.link import open_channel
 from worker.broker.misconfiguration import TopologyMissing
 from worker.broker.topology import LEADER_LOCATOR, TOPOLOGY, Arguments, Binding, Exchange, Queue, Topology
 
@@ -117,7 +117,7 @@ class _Declaration:
         Who makes everything is refused that before. What is published here has a routing key that leads nowhere.
         """
         exchanges = {exchange.name for exchange in topology.exchanges}
-        channel = await open_disposable_channel(self._connection, confirms=True)
+        channel = await open_channel(self._connection, confirms=True)
         async with asyncio.timeout(DECLARE_TIMEOUT_S):
             if RPC_EXCHANGE in exchanges:
                 await channel.basic_publish(b"", exchange="", routing_key=NOWHERE)
@@ -134,7 +134,7 @@ class _Declaration:
     async def _call(self, call: Callable[[Channel], Awaitable[object]]) -> None:
         async with asyncio.timeout(DECLARE_TIMEOUT_S):
             if self._channel is None or self._channel.is_closed:
-                self._channel = await open_disposable_channel(self._connection, confirms=False)
+                self._channel = await open_channel(self._connection, confirms=False)
             await call(self._channel)
 
 

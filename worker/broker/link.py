@@ -50,11 +50,6 @@ class Link:
     """aiormq's channel: it acks without waiting."""
 
     deliveries: Deliveries
-    refused: set[tuple[str, str]] = field(default_factory=set)
-    """The exchange and the routing key of what RabbitMQ has refused. From then on it takes channels of its own: 3.10
-    goes on refusing what a channel publishes to a quorum queue that had lost its leader when the channel first did so.
-    """
-
     consumer_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """A new consumer gets the prefetch that was set last on its channel. No other may be set in between."""
 
@@ -85,19 +80,16 @@ async def open_link(
         connection.close_callbacks.add(_closing_reporter(f"the connection for {purpose} closed", on_loss))
         yield link
     finally:
-        await _end_in_time(_close(connection))
+        await end_in_time(_close(connection))
 
 
-async def open_disposable_channel(
-    connection: aiormq.abc.AbstractConnection, *, confirms: bool
-) -> aiormq.abc.AbstractChannel:
-    """A channel for calls that RabbitMQ may refuse by closing it: its loss is nobody's loss of a session.
-
-    Raises one of CONNECTION_ERRORS.
-    """
+async def open_channel(connection: aiormq.abc.AbstractConnection, *, confirms: bool) -> aiormq.Channel:
+    """Open one more channel. Its loss alone is no loss of a session. Raises one of CONNECTION_ERRORS."""
     _check_open(connection)
     with _lost_while_opening():
-        return await connection.channel(publisher_confirms=confirms)
+        channel = await connection.channel(publisher_confirms=confirms)
+    assert isinstance(channel, aiormq.Channel)
+    return channel
 
 
 async def open_link_beside(link: Link, purpose: str, on_loss: Callable[[str], None]) -> Link:
@@ -109,19 +101,6 @@ async def open_link_beside(link: Link, purpose: str, on_loss: Callable[[str], No
     _check_open(link.underlay.connection)
     async with asyncio.timeout(CALL_TIMEOUT_S):
         return await _link_on(link.connection, purpose, on_loss, confirms=False)
-
-
-@asynccontextmanager
-async def channel_for_publishing(link: Link) -> AsyncIterator[aiormq.Channel]:
-    """One more channel with confirms on the connection of a link. Raises one of CONNECTION_ERRORS."""
-    _check_open(link.underlay.connection)
-    channel = link.connection.channel(publisher_confirms=True, on_return_raises=True)
-    with _lost_while_opening():
-        await channel.initialize()
-    try:
-        yield await _underlay_of(channel)
-    finally:
-        await _end_in_time(channel.close())
 
 
 def _check_open(connection: aiormq.abc.AbstractConnection) -> None:
@@ -136,18 +115,13 @@ async def _link_on(
     channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
     with _lost_while_opening():
         await channel.initialize()
-    underlay = await _underlay_of(channel)
+    underlay = await channel.get_underlay_channel()
+    assert isinstance(underlay, aiormq.Channel)
     channel.close_callbacks.add(_closing_reporter(f"the channel for {purpose} closed", on_loss))
     underlay.on_consumer_cancel_callbacks.add(
         lambda frame: on_loss(f"RabbitMQ cancelled a consumer: {queue_of(frame.consumer_tag)}")
     )
     return Link(connection, channel, underlay, Deliveries(underlay))
-
-
-async def _underlay_of(channel: AbstractChannel) -> aiormq.Channel:
-    underlay = await channel.get_underlay_channel()
-    assert isinstance(underlay, aiormq.Channel)
-    return underlay
 
 
 @contextmanager
@@ -161,7 +135,7 @@ def _lost_while_opening() -> Iterator[None]:
         raise
 
 
-async def _end_in_time(close: Awaitable[None]) -> None:
+async def end_in_time(close: Awaitable[None]) -> None:
     """Close something. That waits for RabbitMQ's answer, which may never arrive: on a frozen connection aiormq goes on
     waiting even when it is cancelled.
     """

@@ -1,16 +1,13 @@
-"""What is done with a message: publish it, acknowledge it, reply to it, give it back."""
+"""What is done with a message: acknowledge it, reply to it, give it back."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import aio_pika
 import aiormq
 import structlog
-from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
 from aiormq.abc import ChannelFrame, FrameType
 from pamqp.body import ContentBody
@@ -19,21 +16,13 @@ from pamqp.header import ContentHeader
 from schema import names
 from schema.trace_context import TraceContext
 from worker.broker.bodies import release_room
-from worker.broker.close_frames import broker_words
 from worker.broker.deliveries import Delivery
-from worker.broker.link import CONNECTION_ERRORS, Link, SessionLost, channel_for_publishing
-from worker.retries import is_being_cancelled
+from worker.broker.link import CONNECTION_ERRORS, Link
 
 MESSAGE_AGE_MAX_S: Final = 3_600
 """A request waits seconds, half a minute at most, before RabbitMQ drops it. So much allows for clocks that differ."""
 
-_SMALL_BODY_BYTES_MAX: Final = 16 * 1024
-
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-
-
-class Unroutable(SessionLost):
-    """No queue is bound for what was published, and RabbitMQ has returned it. To declare the topology anew may help."""
 
 
 def deliveries_before(delivery: Delivery) -> int:
@@ -63,54 +52,6 @@ def time_since_publishing_s(delivery: Delivery, now_s: float) -> float:
     else:
         return 0.0
     return age_s if 0 < age_s < MESSAGE_AGE_MAX_S else 0.0
-
-
-async def publish(link: Link, exchange: str, routing_key: str, message: aio_pika.Message, timeout_s: float) -> bool:
-    """Publish a message, wait for the confirm, and return whether it arrived in time.
-
-    If not, a queue is full or has no leader, or RabbitMQ is short of memory or disk. Raises SessionLost where the
-    connection is lost, and Unroutable, which is one, where no queue is bound.
-    """
-    try:
-        async with asyncio.timeout(timeout_s):
-            await link.underlay.connection.ready()  # while blocked, each attempt would be sent, and arrive later
-            if (exchange, routing_key) not in link.refused:
-                await _publish(link.underlay, exchange, routing_key, message)
-            else:
-                async with channel_for_publishing(link) as channel:
-                    await _publish(channel, exchange, routing_key, message)
-    except TimeoutError:
-        return False
-    except PublishError as error:
-        raise Unroutable(f"no queue is bound to {exchange} for {routing_key}") from error
-    except DeliveryError:
-        link.refused.add((exchange, routing_key))
-        return False
-    except CONNECTION_ERRORS as error:
-        raise SessionLost(f"what was published to {exchange} was not confirmed: {broker_words(error)}") from error
-    except asyncio.CancelledError as error:
-        if is_being_cancelled():
-            raise
-        # Nobody cancelled: aiormq raises this when the connection's heartbeat fails.
-        raise SessionLost("the connection for publishing closed") from error
-    return True
-
-
-async def _publish(channel: aiormq.Channel, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-    """Publish on a channel, and wait for the confirm.
-
-    A small message does not wait until the socket has taken it: so those that are published at one time leave together.
-    """
-    if channel.is_closed:
-        raise aiormq.exceptions.ChannelInvalidStateError(f"{channel} closed")
-    await channel.basic_publish(
-        message.body,
-        exchange=exchange,
-        routing_key=routing_key,
-        properties=message.properties,
-        mandatory=True,
-        wait=len(message.body) > _SMALL_BODY_BYTES_MAX,
-    )
 
 
 async def ack(link: Link, *deliveries: Delivery) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from worker.broker.link import CALL_TIMEOUT_S, Link, open_disposable_channel
+from worker.broker.link import CALL_TIMEOUT_S, Link, open_channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ async def queue_states(link: Link, queues: Iterable[str]) -> dict[str, QueueStat
 
 async def _look_up(link: Link, queues: Iterable[str]) -> dict[str, QueueState | None]:
     states: dict[str, QueueState | None] = {}
-    channel = await open_disposable_channel(link.underlay.connection, confirms=False)
+    channel = await open_channel(link.underlay.connection, confirms=False)
     try:
         for queue in queues:
             try:
@@ -47,7 +47,7 @@ async def _look_up(link: Link, queues: Iterable[str]) -> dict[str, QueueState | 
                 states[queue] = QueueState(declared.message_count or 0, declared.consumer_count or 0)
             except ChannelNotFoundEntity:
                 states[queue] = None
-                channel = await open_disposable_channel(link.underlay.connection, confirms=False)
+                channel = await open_channel(link.underlay.connection, confirms=False)
     finally:
         if not channel.is_closed:
             await channel.close()

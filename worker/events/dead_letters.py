@@ -16,8 +16,7 @@ from schema import names
 from schema.errors import DeadLetterCode
 from schema.fields import shortened
 from worker.broker.deliveries import Delivery
-from worker.broker.link import Link
-from worker.broker.messages import publish
+from worker.broker.publisher import Publisher
 
 DETAIL_CHARS_MAX: Final = 2_000
 
@@ -55,9 +54,9 @@ class DeadLetters:
     Others do not wait: a queue that confirms nothing delays only what goes there.
     """
 
-    def __init__(self, link: Link, timeout_s: float, user_id: str | None = None) -> None:
+    def __init__(self, publisher: Publisher, timeout_s: float, user_id: str | None = None) -> None:
         """With `user_id`, the worker's own, parked events say who parked them."""
-        self._link = link
+        self._publisher = publisher
         self._user_id = user_id
         self._timeout_s = timeout_s
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -79,7 +78,7 @@ class DeadLetters:
 
     async def _publish(self, routing_key: str, message: aio_pika.Message) -> bool:
         async with self._locks.setdefault(message.message_id or uuid4().hex, asyncio.Lock()):
-            return await publish(self._link, names.DEAD_LETTER_EXCHANGE, routing_key, message, self._timeout_s)
+            return await self._publisher.publish(names.DEAD_LETTER_EXCHANGE, routing_key, message, self._timeout_s)
 
     async def park(self, delivery: Delivery, event_type: str, times: int) -> bool:
         """Have RabbitMQ keep an event for a while and deliver it again; returns whether it was confirmed.

@@ -17,8 +17,8 @@ from schema import names
 from schema.alerts import DOUBLE_EXPORT_DETECTED
 from sql.connection import Connection
 from worker.broker.blocked_connections import is_blocked
-from worker.broker.link import Link, SessionLost
-from worker.broker.messages import Unroutable, publish
+from worker.broker.link import SessionLost
+from worker.broker.publisher import Publisher, Unroutable
 from worker.database.errors import meaning_of
 from worker.database.pool import Database
 from worker.limits import WorkerLimits
@@ -36,8 +36,8 @@ def retry_delay_s(attempts: int, limits: WorkerLimits) -> float:
 class AlertOutbox:
     """Publishes the alerts that handlers put into the outbox. Several workers can do so at one time."""
 
-    def __init__(self, link: Link, database: Database, limits: WorkerLimits, stopping: asyncio.Event) -> None:
-        self._link = link
+    def __init__(self, publisher: Publisher, database: Database, limits: WorkerLimits, stopping: asyncio.Event) -> None:
+        self._publisher = publisher
         self._database = database
         self._limits = limits
         self._stopping = stopping
@@ -68,7 +68,7 @@ class AlertOutbox:
         have not had their turn in this round, or an alert was taken in it, and there may be more.
         """
         limits = self._limits
-        if await is_blocked(self._link):
+        if await is_blocked(self._publisher.link):
             return False
         async with self._database.connection() as connection:
             turn = await next_turn(connection, self._last_org_id or "", limits.alert_organisations_max)
@@ -133,8 +133,9 @@ class AlertOutbox:
     async def _publish_at_one_time(self, alerts: Sequence[TakenAlert], exchange: str) -> list[bool | BaseException]:
         """Publish alerts, none after another's confirm. Returns whether RabbitMQ confirmed each, or what was raised."""
         timeout_s = self._limits.alert_publish_timeout_s
+        publish = self._publisher.publish
         return await asyncio.gather(
-            *(publish(self._link, exchange, DOUBLE_EXPORT_DETECTED, _message(each), timeout_s) for each in alerts),
+            *(publish(exchange, DOUBLE_EXPORT_DETECTED, _message(each), timeout_s) for each in alerts),
             return_exceptions=True,
         )
 
