@@ -24,7 +24,7 @@ def _ignore(reason: str) -> None:
 
 @asynccontextmanager
 async def open_broker(
-    settings: BrokerSettings, purpose: str, *, confirms: bool, on_loss: Callable[[str], None] = _ignore
+    settings: BrokerSettings, purpose: str, *, on_loss: Callable[[str], None] = _ignore
 ) -> AsyncIterator[Link]:
     """A connection with its channel; `purpose` is its name on the broker. Raises Unreachable or Misconfiguration.
 
@@ -32,7 +32,7 @@ async def open_broker(
     """
     async with AsyncExitStack() as stack:
         with broker_errors():
-            link = await stack.enter_async_context(open_link(settings, purpose, on_loss, confirms=confirms))
+            link = await stack.enter_async_context(open_link(settings, purpose, on_loss))
         yield link
 
 

@@ -145,7 +145,7 @@ async def _within(seconds: float, look: Awaitable[Part | str], otherwise: str) -
 
 async def _look_at_broker(settings: WorkerSettings) -> BrokerStatus | str:
     try:
-        async with open_broker(settings, "status", confirms=False) as link:
+        async with open_broker(settings, "status") as link:
             queues: dict[str, QueueState | None] = {}
             # Apart, because a queue whose node is down gives no answer, and would hide the others.
             for some in (OTHER_QUEUES, REQUEST_QUEUES):

@@ -120,7 +120,7 @@ async def _check_database_alone(settings: WorkerSettings) -> None:
 
 async def _check_broker(settings: WorkerSettings, parts: WorkerParts) -> None:
     try:
-        async with parts.open_link(settings, "starting", lambda reason: None, confirms=False) as link:
+        async with parts.open_link(settings, "starting", lambda reason: None) as link:
             await declare(link.channel, parts.topology_for(settings))
     except (*CONNECTION_ERRORS, SessionLost) as error:
         if sentence := broker_misconfiguration(error):

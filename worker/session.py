@@ -132,14 +132,14 @@ async def run_session(
     # publish: no acks either.
     async with (
         AsyncExitStack() as at_the_end,
-        parts.open_link(settings, "consuming", report_loss, confirms=False) as consuming,
+        parts.open_link(settings, "consuming", report_loss) as consuming,
         AsyncExitStack() as links,
     ):
         await declare(consuming.channel, parts.topology_for(settings))
         services: list[Coroutine[Any, Any, Any]] = []
         if parts.routes.events and has_database:
-            link = await links.enter_async_context(parts.open_link(settings, "publishing", report_loss, confirms=False))
-            publisher = await links.enter_async_context(open_publisher(link, report_loss))
+            publishing = await links.enter_async_context(parts.open_link(settings, "publishing", report_loss))
+            publisher = await links.enter_async_context(open_publisher(publishing, report_loss))
             services += await _event_services(settings, database, parts, consuming, publisher, ending, report_loss)
         replies = ReplySender(settings, parts.open_link, limits, ending)
         pending_events = PendingEventsLookup(consuming, limits)

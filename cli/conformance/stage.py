@@ -67,7 +67,7 @@ async def open_stage(settings: BrokerSettings) -> AsyncIterator[Stage]:
 
     Raises StageRefused where one of the queues is there already, Unreachable or Misconfiguration.
     """
-    async with open_broker(settings, PURPOSE, confirms=False) as link:
+    async with open_broker(settings, PURPOSE) as link:
         channel = link.channel
         with broker_errors():
             try:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import aio_pika
 from pamqp.common import FieldArray, FieldTable
 
-from cli.broker import broker_errors
+from cli.broker import Unreachable, broker_errors
 from cli.dead_letters.letter import (
     REPLAY_COUNT_HEADER,
     REPLAY_ID_HEADER,
@@ -28,7 +28,7 @@ from schema.errors import DeadLetterCode
 from schema.events import EVENTS
 from sql.connection import Connection
 from worker.broker.deliveries import Delivery
-from worker.broker.link import Link
+from worker.broker.publisher import Publisher
 from worker.events.dead_letters import PUBLISHERS_HEADER, message_copy, trusted_headers
 
 REPLAYED_ERRORS_MAX: Final = 10
@@ -97,12 +97,12 @@ class ReplayAction:
     """Publishes dead letters again, one at a time: only then can a message that RabbitMQ returns be told apart.
 
     To publish a dead letter twice does no harm: its event counts once. A letter that fails again arrives with the
-    number of its replays and its earlier errors. Without a link the action can only name obstacles.
+    number of its replays and its earlier errors. Without a publisher the action can only name obstacles.
     """
 
     def __init__(
         self,
-        link: Link | None,
+        publisher: Publisher | None,
         replay_id: str,
         to_type: str | None,
         rate_per_s: float | None,
@@ -114,7 +114,7 @@ class ReplayAction:
         self._user_id = user_id
         self._is_chosen = chosen
         self._replay_id = replay_id
-        self._link = link
+        self._publisher = publisher
         self._to_type = to_type
         self._pause_s = 1 / rate_per_s if rate_per_s else 0.0
         self._next_at_s = 0.0
@@ -132,15 +132,14 @@ class ReplayAction:
 
     async def apply(self, letter: DeadLetter, delivery: Delivery) -> None:
         """Publish the letter; returns once RabbitMQ has confirmed it. Raises Unreachable."""
-        assert self._link is not None
+        assert self._publisher is not None
         await self._keep_pace()
-        exchange = await self._link.channel.get_exchange(names.EVENTS_EXCHANGE, ensure=False)
+        message, routing_key = self._message(letter, delivery), self._routing_key(letter, delivery)
         with broker_errors():
-            await exchange.publish(
-                self._message(letter, delivery),
-                self._routing_key(letter, delivery),
-                mandatory=True,
-                timeout=PUBLISH_TIMEOUT_S,
+            confirmed = await self._publisher.publish(names.EVENTS_EXCHANGE, routing_key, message, PUBLISH_TIMEOUT_S)
+        if not confirmed:
+            raise Unreachable(
+                "RabbitMQ does not take the event: its queue is full, or RabbitMQ is short of memory or disk"
             )
 
     def _routing_key(self, letter: DeadLetter, delivery: Delivery) -> str:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import typer
 
-from cli.broker import open_broker
+from cli.broker import broker_errors, open_broker
 from cli.console import Exit, fail, operator_name, read_settings
 from cli.dead_letters.actions import (
     Action,
@@ -49,6 +49,7 @@ from cli.dead_letters.options import (
 from cli.dead_letters.queues import QueueBrowser, QueueCounts, open_browser
 from cli.errors import errors_explained
 from cli.terminal import err, out, print_json
+from worker.broker.publisher import open_publisher
 from worker.database.pool import connect
 from worker.settings import BrokerSettings, DatabaseSettings
 
@@ -160,8 +161,10 @@ def replay(
         if dry_run:
             return ReplayAction(None, replay_id, to_type, rate, settings.user_id, chosen=chosen)
         # Its own connection: a broker short of memory stops reading from connections that publish.
-        link = await stack.enter_async_context(open_broker(settings, "replaying", confirms=True))
-        return ReplayAction(link, replay_id, to_type, rate, settings.user_id, chosen=chosen)
+        link = await stack.enter_async_context(open_broker(settings, "replaying"))
+        with broker_errors():
+            publisher = await stack.enter_async_context(open_publisher(link, lambda reason: None))
+        return ReplayAction(publisher, replay_id, to_type, rate, settings.user_id, chosen=chosen)
 
     _apply(settings, queue, selection, open_action, "replay", dry_run=dry_run, as_json=as_json)
 

@@ -169,7 +169,7 @@ class QueueBrowser:
 @asynccontextmanager
 async def open_browser(settings: BrokerSettings, limits: BrowseLimits | None = None) -> AsyncIterator[QueueBrowser]:
     """Connect; at the end RabbitMQ has put back every message that was not settled. Raises Unreachable."""
-    async with open_broker(settings, "looking at dead letters", confirms=False) as link:
+    async with open_broker(settings, "looking at dead letters") as link:
         browser = QueueBrowser(link, limits or BrowseLimits())
         try:
             yield browser

@@ -221,10 +221,10 @@ async def test_a_part_opens_no_connection_that_it_does_not_use(
     purposes_opened: list[str] = []
 
     def note_and_open(
-        settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
+        settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None]
     ) -> AbstractAsyncContextManager[Link]:
         purposes_opened.append(purpose)
-        return open_link(settings, purpose, on_loss, confirms=confirms)
+        return open_link(settings, purpose, on_loss)
 
     parts = WorkerParts(routes=ROUTES.only(part), open_link=note_and_open)
     async with running_worker(settings, pool, parts), asyncio.timeout(WAIT_S):

@@ -141,13 +141,13 @@ class Wires:
 
     @asynccontextmanager
     async def open_link(
-        self, settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
+        self, settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None]
     ) -> AsyncIterator[Link]:
         """Open a connection, through its proxy if it has one."""
         if purpose in self.proxies:
             url = through(settings.amqp_url.get_secret_value(), self.proxies[purpose])
             settings = settings.model_copy(update={"amqp_url": type(settings.amqp_url)(url)})
-        async with open_link(settings, purpose, on_loss, confirms=confirms) as self.links[purpose]:
+        async with open_link(settings, purpose, on_loss) as self.links[purpose]:
             yield self.links[purpose]
 
 

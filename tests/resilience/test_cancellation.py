@@ -60,7 +60,7 @@ async def is_cancelled_at(step: int, settings: WorkerSettings) -> bool:
     is_open = asyncio.Event()
 
     async def hold() -> None:
-        async with open_link(settings, "a test", lambda reason: None, confirms=False):
+        async with open_link(settings, "a test", lambda reason: None):
             is_open.set()
             await asyncio.Event().wait()
 
@@ -82,7 +82,7 @@ async def is_cancelled_at(step: int, settings: WorkerSettings) -> bool:
 async def ask_the_broker(settings: WorkerSettings) -> None:
     """What a command does that looks at queues again and again."""
     while True:
-        async with open_link(settings, "a test", lambda reason: None, confirms=False) as link:
+        async with open_link(settings, "a test", lambda reason: None) as link:
             await queue_states(link, ["no-such-queue", "neither-this"])
 
 

@@ -215,7 +215,7 @@ async def test_a_worker_that_was_refused_for_want_of_a_leader_publishes_when_the
 
     settings = worker_settings(second.url, database_url)
     async with (
-        open_link(settings, "publishing", losses.append, confirms=False) as link,
+        open_link(settings, "publishing", losses.append) as link,
         open_publisher(link, losses.append) as publisher,
     ):
         async with without_leader(nodes):

@@ -70,7 +70,7 @@ async def one_channel_url(amqp_url: str) -> AsyncIterator[str]:
 async def test_a_worker_hears_of_a_lost_connection(closing_url: str, database_url: str) -> None:
     settings = worker_settings(closing_url, database_url)
     with pytest.raises(CONNECTION_ERRORS):
-        async with open_link(settings, "a test", lambda reason: None, confirms=False):
+        async with open_link(settings, "a test", lambda reason: None):
             pass
 
 
@@ -83,7 +83,7 @@ async def test_a_client_hears_of_a_lost_connection(closing_url: str) -> None:
 async def test_a_command_hears_of_a_connection_that_is_lost_later(one_channel_url: str, database_url: str) -> None:
     lost = asyncio.Event()
     settings = worker_settings(one_channel_url, database_url)
-    async with open_broker(settings, "a test", confirms=False, on_loss=lambda reason: lost.set()) as link:
+    async with open_broker(settings, "a test", on_loss=lambda reason: lost.set()) as link:
         await asyncio.wait_for(lost.wait(), WAIT_S)
         with pytest.raises(Unreachable), broker_errors():
             await queue_states(link, [UNROUTABLE_QUEUE])

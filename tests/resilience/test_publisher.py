@@ -132,7 +132,7 @@ async def publishing(amqp_url: str, proxy: CountsChannels) -> AsyncIterator[Publ
     settings = BrokerSettings.model_validate({"amqp_url": through(amqp_url, proxy)})
     losses: list[str] = []
     async with (
-        open_link(settings, "publishing", losses.append, confirms=False) as link,
+        open_link(settings, "publishing", losses.append) as link,
         open_publisher(link, losses.append) as publisher,
     ):
         yield Publishing(publisher, losses)

@@ -57,7 +57,7 @@ def settings(amqp_url: str) -> WorkerSettings:
 @pytest.fixture
 async def answering(settings: WorkerSettings) -> AsyncIterator[Answering]:
     """A connection that answers."""
-    async with open_link(settings, "a server", lambda reason: None, confirms=False) as link:
+    async with open_link(settings, "a server", lambda reason: None) as link:
         yield Answering(settings, link)
 
 
@@ -72,7 +72,7 @@ class Client:
 
 async def client(stack: AsyncExitStack, settings: WorkerSettings) -> Client:
     """Connect, and find out what address RabbitMQ gives it."""
-    link = await stack.enter_async_context(open_link(settings, "a client", lambda reason: None, confirms=False))
+    link = await stack.enter_async_context(open_link(settings, "a client", lambda reason: None))
     made = Client(link, "")
     await link.underlay.basic_consume("amq.rabbitmq.reply-to", made.answers.put, no_ack=True)
     queue = await link.underlay.queue_declare(exclusive=True)

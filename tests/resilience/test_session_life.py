@@ -56,9 +56,7 @@ async def test_sessions_that_fail_come_more_slowly_and_are_logged_once(
     ends_s: list[float] = []
 
     @asynccontextmanager
-    async def refuse(
-        settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
-    ) -> AsyncIterator[Link]:
+    async def refuse(settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None]) -> AsyncIterator[Link]:
         starts_s.append(time.monotonic())
         if len(starts_s) == FAILURES:
             await asyncio.sleep(1.5 * STEADY_S)

@@ -246,7 +246,7 @@ async def test_settling_on_a_lost_connection_does_no_harm(settings: WorkerSettin
     """RabbitMQ redelivers the message, and nothing else happens."""
     queue = await wire.channel.declare_queue("reply.held", auto_delete=False)
     taken: asyncio.Queue[Delivery] = asyncio.Queue()
-    async with open_link(settings, "a test", lambda reason: None, confirms=False) as link:
+    async with open_link(settings, "a test", lambda reason: None) as link:
         await start_consuming(link, queue.name, 1, taken.put_nowait)
         await wire.channel.default_exchange.publish(aio_pika.Message(b"held"), queue.name)
         delivery = await asyncio.wait_for(taken.get(), RECOVERY_S)
@@ -306,8 +306,8 @@ async def test_a_reply_does_not_come_back(
     requests: asyncio.Queue[Delivery] = asyncio.Queue()
     answers: asyncio.Queue[Delivery] = asyncio.Queue()
     async with (
-        open_link(settings, "a client", lambda reason: None, confirms=False) as client,
-        open_link(settings, "a server", lambda reason: None, confirms=False) as server,
+        open_link(settings, "a client", lambda reason: None) as client,
+        open_link(settings, "a server", lambda reason: None) as server,
     ):
         await client.underlay.basic_consume("amq.rabbitmq.reply-to", answers.put, no_ack=True)
         await start_consuming(server, queue.name, 1, requests.put_nowait)
@@ -326,7 +326,7 @@ async def test_a_reply_does_not_come_back(
 async def test_closing_a_frozen_connection_is_bounded(settings: WorkerSettings, broker_proxy: Proxy) -> None:
     """With more to send than the wire takes."""
     async with asyncio.timeout(CLOSE_TIMEOUT_S + MARGIN_S), AsyncExitStack() as stack:
-        opening = open_link(proxied(settings, broker_proxy), "a test", lambda reason: None, confirms=False)
+        opening = open_link(proxied(settings, broker_proxy), "a test", lambda reason: None)
         link = await opening.__aenter__()
         await stack.enter_async_context(broker_proxy.frozen())
         sending = asyncio.create_task(link.underlay.basic_publish(bytes(32 * 1024 * 1024), routing_key="nowhere"))

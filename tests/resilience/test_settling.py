@@ -30,7 +30,7 @@ async def test_nothing_in_hand_is_settled(settings: WorkerSettings, wire: Wire, 
         await wire.channel.default_exchange.publish(aio_pika.Message(body), queue.name)
     taken: asyncio.Queue[Delivery] = asyncio.Queue()
     kept = set(bodies)
-    async with open_link(settings, "a test", lambda reason: None, confirms=False) as link:
+    async with open_link(settings, "a test", lambda reason: None) as link:
         await start_consuming(link, queue.name, DELIVERIES, taken.put_nowait)
         first = [await asyncio.wait_for(taken.get(), RECOVERY_S) for _ in range(DELIVERIES)]
         assert [delivery.body for delivery in first] == bodies

@@ -58,24 +58,21 @@ class LinkOpener(Protocol):
     """What opens a link: `open_link`, or a way to RabbitMQ that is watched or broken on purpose."""
 
     def __call__(
-        self, settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
+        self, settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None]
     ) -> AbstractAsyncContextManager[Link]:
         """Open a connection and a channel, as `open_link` does."""
 
 
 @asynccontextmanager
-async def open_link(
-    settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
-) -> AsyncIterator[Link]:
+async def open_link(settings: BrokerSettings, purpose: str, on_loss: Callable[[str], None]) -> AsyncIterator[Link]:
     """Open a connection and a channel. `on_loss` is called with a reason when either is gone.
 
-    Raises one of CONNECTION_ERRORS. With `confirms`, a publish waits for RabbitMQ's confirm, and raises DeliveryError
-    where RabbitMQ returns or refuses the message.
+    Raises one of CONNECTION_ERRORS. What is published on the channel is not confirmed: for that is a Publisher.
     """
     connection = await _connect(settings, purpose)
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
-            link = await _link_on(connection, purpose, on_loss, confirms=confirms)
+            link = await _link_on(connection, purpose, on_loss)
         raise_if_cancelled()  # or whoever cancelled would wait for as long as the connection lasts
         connection.close_callbacks.add(_closing_reporter(f"the connection for {purpose} closed", on_loss))
         yield link
@@ -100,7 +97,7 @@ async def open_link_beside(link: Link, purpose: str, on_loss: Callable[[str], No
     """
     _check_open(link.underlay.connection)
     async with asyncio.timeout(CALL_TIMEOUT_S):
-        return await _link_on(link.connection, purpose, on_loss, confirms=False)
+        return await _link_on(link.connection, purpose, on_loss)
 
 
 def _check_open(connection: aiormq.abc.AbstractConnection) -> None:
@@ -109,10 +106,8 @@ def _check_open(connection: aiormq.abc.AbstractConnection) -> None:
         raise ConnectionError("RabbitMQ has closed the connection")
 
 
-async def _link_on(
-    connection: AbstractConnection, purpose: str, on_loss: Callable[[str], None], *, confirms: bool
-) -> Link:
-    channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+async def _link_on(connection: AbstractConnection, purpose: str, on_loss: Callable[[str], None]) -> Link:
+    channel = connection.channel(publisher_confirms=False)
     with _lost_while_opening():
         await channel.initialize()
     underlay = await channel.get_underlay_channel()

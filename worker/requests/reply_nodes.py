@@ -85,7 +85,7 @@ class ReplyNodes:
 
     async def _try(self, node_hash: int) -> bool:
         purpose = "trying a reply address"
-        async with self._open_link(self._settings, purpose, lambda reason: None, confirms=False) as link:
+        async with self._open_link(self._settings, purpose, lambda reason: None) as link:
             if decodes_all_addresses(link.underlay.connection.server_properties.get("version")):
                 self._decodes_all = True
                 return True

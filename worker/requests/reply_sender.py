@@ -83,7 +83,7 @@ class ReplySender:
             if not lost.done():
                 lost.set_result(reason)
 
-        async with self._open_link(self._settings, "answering", note, confirms=False) as link:
+        async with self._open_link(self._settings, "answering", note) as link:
             opened_at = loop.time()
             logging_blocks = asyncio.create_task(log_blocks(link, "answering", self._stopping))
             self._link = link
