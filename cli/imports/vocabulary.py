@@ -22,7 +22,7 @@ _HEADINGS: Final[dict[FieldName, str]] = {
     "finishedAt": r"(finished|ended|completed|sent|export.*end).*|exportiert am|eksportert.*|exporterad.*"
     r"|(export(é|e)|envoy(é|e)|transmis).*le",
     "createdAt": r"(created|started|date|datum|dato|(export|extract|posting|run|batch).?date|belegdatum|time"
-    r"|\w*(datum|dato)|(export )?at|sent on|when|zeitpunkt|tidspunkt|tidpunkt).*",
+    r"|\w*(datum|dato)|((export|run|batch) )?at|sent on|when|zeitpunkt|tidspunkt|tidpunkt).*",
     "status": r"(batch|run|export|extract|job).?status|status|state|statut|(é|e)tat",
     "outcome": r"outcome|result|claim.?status",
     "reason": r"reason|comment|note|bemerkung|grund|merknad|anm(ä|ae)rkning|kommentar|remark|motif|remarque"

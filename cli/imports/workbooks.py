@@ -110,6 +110,8 @@ def _words_of(error: Exception) -> str:
             return str(error)
         case BadZipFile() | OSError():
             return "the file is damaged"
+        case KeyError():
+            return "it lacks parts that an .xlsx file has"
         case _:
             return f"{type(error).__name__}: {error}"
 

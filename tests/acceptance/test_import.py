@@ -286,6 +286,7 @@ async def test_refused_rows_are_named_and_never_written_over_the_input(
     path = write_table(tmp_path, "1;a;2024-01-01;10.00", "1;b;2024-01-01;1.234")
     arguments = ["import", str(path), "--mapping", str(tmp_path / "mapping.toml"), "--source", "s"]
     refused = await forked_export_runs(*arguments, settings=settings)
+    assert "no claim was exported twice in the rows that are not refused" in refused.out
     assert "refused: 1 row (3): amount: is no amount with the decimal sign '.' and no thousands sign" in refused.out
     before = path.read_text()
     refused = await forked_export_runs(*arguments, "--rejects", str(path), settings=settings)

@@ -15,6 +15,7 @@ from cli.imports.mapping import read_mapping
 from cli.imports.plan import ImportPlan, Plan
 from cli.imports.recognition import open_record_file
 from cli.imports.suggestion import Suggestion, suggested_mapping
+from cli.imports.vocabulary import columns_of_fields
 from tests.pages import ROOT
 
 EXAMPLES = ROOT / "examples" / "import"
@@ -248,6 +249,26 @@ def test_headings_with_invisible_characters_come_to_a_mapping_that_can_be_read(t
     rows = [["Batch\u00ad", "Claim", "Date", "Note \u200b\U000e0041"], ["1", "a\u00a0b", "2024-01-31", "x"]]
     path = written(tmp_path, rows, "csv")
     assert parsed(suggested_mapping(path))["columns"]["claimId"] == "Claim"
+
+
+@pytest.mark.parametrize(
+    ("heading", "field"),
+    [
+        ("Exportdatum", "createdAt"),
+        ("Eksportdato", "createdAt"),
+        ("Date de l\u2019export", "createdAt"),
+        ("run.at", "createdAt"),
+        ("Währung", "currency"),
+        ("Devise", "currency"),
+        ("Montant TTC", "amount"),
+        ("N° de pièce", "claimId"),
+        ("Bilagsnummer", "claimId"),
+        ("Belegfeld 1", "claimId"),
+        ("Société", "orgId"),
+    ],
+)
+def test_headings_of_several_languages_are_known(heading: str, field: str) -> None:
+    assert columns_of_fields([heading]) == {field: [heading]}
 
 
 def test_objects_inside_a_line_of_json_are_columns(tmp_path: Path) -> None:
