@@ -278,7 +278,7 @@ def _delimiter_of(sample: str) -> str:
     """The delimiter that divides most of the first rows into the same number of cells, and into many."""
 
     def score(delimiter: str) -> int:
-        records = islice(_csv_reader(io.StringIO(sample), delimiter), HEADER_SEARCH_ROWS_MAX)
+        records = islice(_csv_reader(io.StringIO(sample, newline=""), delimiter), HEADER_SEARCH_ROWS_MAX)
         widths = [len(record) for record in records]
         return max((widths.count(width) * (width - 1) for width in widths), default=0)
 

@@ -27,6 +27,9 @@ ROW_BYTES_MAX: Final = 16 * 1024 * 1024
 SHEET_ROWS_MAX: Final = 1_048_576
 """What spreadsheet programs have."""
 
+# It warns of what it does not support, and of dates that are none, which are refused with their row.
+warnings.filterwarnings("ignore", module=r"openpyxl\.")
+
 _CALCULATION_TAG: Final = f"{{{SHEET_MAIN_NS}}}calcPr"
 _TRUE: Final = ("1", "true")
 
@@ -66,19 +69,17 @@ class WorkbookParts:
 
     def __init__(self, file: IO[bytes]) -> None:
         """Read all but the sheets. Raises UnreadableWorkbook, and whatever the library raises for a damaged file."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is not supported and not needed
-            reader = ExcelReader(file, read_only=True, data_only=True, keep_links=False)
-            self._archive = reader.archive = _Archive(file)
-            reader.read_manifest()
-            reader.read_strings()
-            reader.read_workbook()
-            apply_stylesheet(self._archive, reader.wb)
-            self.sheets = [
-                Sheet(sheet.name, sheet.state != "visible", relation.target)
-                for sheet, relation in reader.parser.find_sheets()
-                if relation.target in reader.valid_files and "chartsheet" not in relation.Type
-            ]
+        reader = ExcelReader(file, read_only=True, data_only=True, keep_links=False)
+        self._archive = reader.archive = _Archive(file)
+        reader.read_manifest()
+        reader.read_strings()
+        reader.read_workbook()
+        apply_stylesheet(self._archive, reader.wb)
+        self.sheets = [
+            Sheet(sheet.name, sheet.state != "visible", relation.target)
+            for sheet, relation in reader.parser.find_sheets()
+            if relation.target in reader.valid_files and "chartsheet" not in relation.Type
+        ]
         self._texts = reader.shared_strings
         self._workbook: Any = reader.wb
         # A program that cannot calculate asks others to do it, and writes a zero or nothing as the result of a formula.

@@ -231,6 +231,8 @@ TABLE = "run;claim;at;amount;currency;outcome\r\n1;Café;2024-01-31;;;\r\n"
         (TABLE.encode("utf-16"), "CSV in UTF-16, delimiter ;"),
         (TABLE.encode("utf-16-be"), "CSV in UTF-16-BE, delimiter ;"),
         (TABLE.encode("windows-1252"), "CSV in WINDOWS-1252, delimiter ;"),
+        (TABLE.replace("\r\n", "\r").encode(), "CSV in UTF-8, delimiter ;"),
+        (TABLE.replace("\n", "\r\n").encode(), "CSV in UTF-8, delimiter ;"),  # a conversion too many
         (TABLE.replace(";", "\t").encode(), "CSV in UTF-8, delimiter tab"),
         (TABLE.replace(";", "|").encode(), "CSV in UTF-8, delimiter |"),
         (b"A list\r\n\r\n" + TABLE.replace(";", ",").encode(), "CSV in UTF-8, delimiter ,"),

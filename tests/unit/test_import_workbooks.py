@@ -236,6 +236,14 @@ def test_what_is_no_workbook_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_day_that_no_calendar_has_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, GOOD)
+    changed(path, sheet=lambda xml: xml.replace("<v>45322</v>", "<v>9999999</v>"))
+    [row] = facts(path)
+    assert row.problems == ["at: is #VALUE!, which a spreadsheet shows in place of a value"]
+
+
 def test_a_number_past_what_a_float_holds_is_no_value(tmp_path: Path) -> None:
     row = '<row r="3"><c r="A3"><v>1</v></c><c r="B3"><v>1e999</v></c><c r="C3"><v>45322</v></c></row>'
     [_, second] = facts(changed(saved(tmp_path, GOOD), sheet=with_rows(row)))
