@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 
+import aio_pika
 import pytest
 from aio_pika.abc import AbstractQueue
 
@@ -145,6 +146,21 @@ async def test_a_replay_that_fails_prints_how_many_it_replayed(
     result = await replay
     assert (result.code, "no queue" in result.err) == (3, True)
     assert 2 <= int(result.out.split()[1]) < 50
+
+
+async def test_an_event_that_rabbitmq_refuses_stays_a_dead_letter(
+    settings: WorkerSettings, wire: Wire, queues: None
+) -> None:
+    full = await wire.channel.declare_queue(
+        exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    await wire.channel.default_exchange.publish(aio_pika.Message(b"first"), full.name)
+    await full.bind("export-runs.events", "#")
+    await die(wire, run_created())
+    result = await tool("replay", settings=settings)
+    assert (result.code, result.out.splitlines()[0]) == (3, "replayed 0 dead letters")
+    assert "RabbitMQ does not take the event: its queue is full" in result.err
+    assert await wire.count_in(CREATED_DEAD) == 1
 
 
 async def test_a_dry_run_changes_nothing(
