@@ -21,8 +21,6 @@ LOG_TAIL_BYTES_MAX = 3_000
 _PORTS = range(20_000, 32_000)
 _PORT_ATTEMPTS_MAX = 100
 
-_reservations: list[socket.socket] = []
-
 _PROBE_TIMEOUT_S = 2.0
 _PROBE_INTERVAL_S = 0.02
 _VANISH_TIMEOUT_S = 10.0
@@ -132,25 +130,22 @@ def free_ports(count: int) -> list[int]:
     for port in random.sample(_PORTS, min(_PORT_ATTEMPTS_MAX, len(_PORTS))):
         if len(found) == count:
             break
-        if reservation := _reserved(port):
-            _reservations.append(reservation)
+        if _reserve(port):
             found.append(port)
     if len(found) < count:
         raise ServiceError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop} on 127.0.0.1")
     return found
 
 
-def _reserved(port: int) -> socket.socket | None:
-    """A socket that marks a port as taken while it is open. None if somebody listens there, or has marked it."""
-    reservation = socket.socket(type=socket.SOCK_DGRAM)
-    try:
-        reservation.bind(("127.0.0.1", port))
+def _reserve(port: int) -> bool:
+    """Mark a port as taken until this process ends; or say that somebody listens there, or has marked it."""
+    with socket.socket(type=socket.SOCK_DGRAM) as mark, contextlib.suppress(OSError):
+        mark.bind(("127.0.0.1", port))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
-    except OSError:
-        reservation.close()
-        return None
-    return reservation
+        mark.detach()  # stays open until the process ends
+        return True
+    return False
 
 
 def answers(host: str, port: int, greeting: bytes, reply: bytes) -> bool:
