@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import to_json
 
 from .connection import Connection
-from .errors import ERRORS, ConnectionLost, InvalidRequest, NoAnswer, Unavailable
+from .errors import ERRORS, ConnectionLost, InvalidRequest, MessageRefused, NoAnswer, Unavailable
 from .links import Link
 from .schema.decoding import InvalidBody, decode
 from .schema.errors import ErrorCode
@@ -66,8 +66,8 @@ async def call(
 ) -> Result:
     """Send a request and wait for its result, for `timeout_s` in all; raises an ExportRunsError.
 
-    Where the answer is `UNAVAILABLE`, or the connection is lost meanwhile, the request is sent once more, if it is safe
-    to repeat and time is left.
+    Where the answer is `UNAVAILABLE`, RabbitMQ refuses the request, or the connection is lost meanwhile, it is sent
+    once more, if it is safe to repeat and time is left.
     """
     loop = asyncio.get_running_loop()
     body = request.model_dump_json(exclude_none=True).encode()
@@ -76,7 +76,7 @@ async def call(
     while True:
         try:
             return await _attempt(connection, operation, body, end_s - loop.time(), timeout_s)
-        except (ConnectionLost, Unavailable) as error:
+        except (ConnectionLost, MessageRefused, Unavailable) as error:
             pause_s = RETRY_PAUSE_S * random.uniform(0.5, 1.0)
             too_late = end_s - loop.time() < pause_s + RETRY_TIME_MIN_S
             if not may_repeat or too_late or _blames_the_clock(error):
@@ -124,6 +124,6 @@ async def answer(link: Link, operation: Operation[Request, Result], body: bytes,
             assert_never(reply)
 
 
-def _blames_the_clock(error: ConnectionLost | Unavailable) -> bool:
+def _blames_the_clock(error: ConnectionLost | MessageRefused | Unavailable) -> bool:
     """Whether the service found the request too old when it came: the clock of this machine is wrong."""
     return isinstance(error, Unavailable) and any(detail.field == CLOCK_FIELD for detail in error.error.details)

@@ -18,6 +18,10 @@ class ConnectionLost(NoAnswer):
     """The connection to RabbitMQ was lost while a request was on its way, or an event was not confirmed."""
 
 
+class MessageRefused(NoAnswer):
+    """RabbitMQ did not take a message: its queue is full, or has no leader for a moment."""
+
+
 class AccessRefused(NoAnswer):
     """RabbitMQ refuses the user, the password or the virtual host of each URL. Nothing was sent."""
 

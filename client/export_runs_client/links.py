@@ -18,7 +18,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aio_pika.exceptions import AMQPError, ConnectionClosed, DeliveryError, PublishError
 from aiormq.exceptions import AuthenticationError, InvalidFrameError, ProbableAuthenticationError
 
-from .errors import AccessRefused, ConnectionLost, NoAnswer
+from .errors import AccessRefused, ConnectionLost, MessageRefused, NoAnswer
 from .schema import names
 
 try:
@@ -182,7 +182,7 @@ class Link:
     async def ask(self, operation: str, body: bytes, expiration_s: float) -> bytes:
         """Send a request and wait for its reply, without a time-out: RabbitMQ drops the request after `expiration_s`.
 
-        Raises ConnectionLost, or NoAnswer where RabbitMQ does not take the request.
+        Raises ConnectionLost; MessageRefused, or NoAnswer where no queue is bound.
         """
         request_id = str(uuid4())
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -313,7 +313,7 @@ def _no_answer(what: str, error: BaseException) -> NoAnswer:
         case PublishError():
             return NoAnswer(f"{what}: RabbitMQ has no queue for it")
         case DeliveryError():
-            return NoAnswer(f"{what}: RabbitMQ refuses it: its queue is full, or has no leader")
+            return MessageRefused(f"{what}: RabbitMQ refuses it: its queue is full, or has no leader")
         case asyncio.CancelledError():  # aiormq raises it when the heartbeat of the connection fails
             return ConnectionLost(f"{what}: the connection fell silent")
         case ProbableAuthenticationError():

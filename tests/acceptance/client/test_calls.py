@@ -4,13 +4,15 @@ import asyncio
 import sys
 import time
 
+import aio_pika
 import pytest
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from export_runs_client import ExportRuns, NoAnswer, Unavailable
+from schema import names
 from tests.acceptance.client.conftest import Partner, settled
-from tests.wire import WAIT_S
+from tests.wire import WAIT_S, Wire
 
 RELEASED = {"releasedCount": 1}
 
@@ -64,6 +66,22 @@ async def test_unavailable_is_asked_once_more(runs: ExportRuns, partner: Partner
     await partner.refuse("UNAVAILABLE")
     assert await partner.take("release-claims") == first
     assert partner.taken[0].message_id != partner.taken[1].message_id
+    await partner.answer(ok=True, result=RELEASED)
+    assert (await release).released_count == 1
+
+
+async def test_a_request_that_the_broker_refuses_is_sent_once_more(
+    runs: ExportRuns, partner: Partner, wire: Wire
+) -> None:
+    full = await wire.channel.declare_queue(
+        exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    await wire.channel.default_exchange.publish(aio_pika.Message(b""), full.name)
+    await full.bind(names.RPC_EXCHANGE, "release-claims")
+    release = asyncio.create_task(runs.release_claims("acme", "3c58e0d1-9f27-4b6e-a1d4-60b7c2f8e935"))
+    first = await partner.take("release-claims")
+    await full.purge()
+    assert await partner.take("release-claims") == first
     await partner.answer(ok=True, result=RELEASED)
     assert (await release).released_count == 1
 
