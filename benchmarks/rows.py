@@ -410,14 +410,14 @@ ROWS: Final = (
     Row(
         "events-acks",
         "events stored, against an aio-pika consumer that only acks",
-        Goal(0.5, at_least=True),
+        Goal(0.65, at_least=True),
         events_against_acks,
     ),
     Row("two-workers", "events stored by two workers, against one", Goal(1, at_least=True), two_workers),
     Row(
         "lone-event",
         "one event, from confirm to visible, against aio-pika and one transaction",
-        Goal(2, at_least=False),
+        Goal(1.5, at_least=False),
         lone_event,
     ),
     Row(
@@ -428,15 +428,15 @@ ROWS: Final = (
     ),
     Row("lookups-faststream", "the same, against FastStream + asyncpg", None, lookups_against_faststream),
     Row("lookups-nameko", "the same, against nameko + psycopg2", None, lookups_against_nameko),
-    Row("lone-lookup", "claim look-up, 1 in flight, against the echo", Goal(1.8, at_least=False), lone_lookup),
+    Row("lone-lookup", "claim look-up, 1 in flight, against the echo", Goal(1.4, at_least=False), lone_lookup),
     Row("memory", "memory of a worker, many events queued against few", Goal(1.1, at_least=False), memory),
     Row(
         "large-checks",
         "check of 500 claims against 1 claim, 10 million stored",
-        Goal(6, at_least=False),
+        Goal(5, at_least=False),
         large_checks,
     ),
-    Row("reservations", "reserve 500 claims, against a check of 500", Goal(3, at_least=False), reservations),
+    Row("reservations", "reserve 500 claims, against a check of 500", Goal(2.5, at_least=False), reservations),
     Row(
         "guard-backlog",
         "check of 20 claims, 40 per second, while a backlog of events drains, against a worker that is one process",
