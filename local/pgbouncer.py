@@ -30,6 +30,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {users}
 pool_mode = transaction
+server_login_retry = 1
 default_pool_size = {sessions_max}
 max_client_conn = 1000
 ignore_startup_parameters = {ignored}
