@@ -280,7 +280,7 @@ class ImportPlan:
 def _distinct(exports: list[list[Any]]) -> list[list[Any]]:
     """The exports of one claim: each by a run of this file, and one by each other run.
 
-    An other run has no label. It was found once for each run of this file with the claim, and may be one of these.
+    Another run has no label. It was found once for each run of this file with the claim, and may be one of these.
     """
     distinct = [export for export in exports if export[-1] is not None]
     run_ids = {run_id for run_id, *_ in distinct}
