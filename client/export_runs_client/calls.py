@@ -1,7 +1,8 @@
-"""One request and its answer: time-outs, the one retry, and the exception of each error code."""
+"""One request and its answer: time-outs, retries, and the exception of each error code."""
 
 import asyncio
 import random
+from collections import Counter
 from typing import Any, Final, TypeVar, assert_never
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import to_json
 
 from .connection import Connection
-from .errors import ERRORS, ConnectionLost, InvalidRequest, MessageRefused, NoAnswer, Unavailable
+from .errors import ERRORS, ConnectionLost, ExportRunsError, InvalidRequest, MessageRefused, NoAnswer, Unavailable
 from .links import Link
 from .schema.decoding import InvalidBody, decode
 from .schema.errors import ErrorCode
@@ -18,8 +19,14 @@ from .schema.operations import Operation
 from .schema.replies import ErrorBody, ErrorReply, OkReply, decode_reply
 from .schema.requests import CreateExportRun, ResolveDoubleExport
 
+RETRIES_MAX: Final = 1
+"""After `UNAVAILABLE`, and after a lost connection."""
+
+REFUSED_RETRIES_MAX: Final = 4
+"""After a refusal by RabbitMQ: a request queue that changes its leader refuses for a second or two."""
+
 RETRY_PAUSE_S: Final = 0.2
-"""Before the one retry; shortened by up to a half at random."""
+"""Before the first retry, twice as long before each further one; shortened by up to a half at random."""
 
 RETRY_TIME_MIN_S: Final = 0.1
 """With less time left a request is not sent again."""
@@ -66,22 +73,25 @@ async def call(
 ) -> Result:
     """Send a request and wait for its result, for `timeout_s` in all; raises an ExportRunsError.
 
-    Where the answer is `UNAVAILABLE`, RabbitMQ refuses the request, or the connection is lost meanwhile, it is sent
-    once more, if it is safe to repeat and time is left.
+    Where the answer is `UNAVAILABLE`, or the connection is lost meanwhile, it is sent once more; where RabbitMQ refuses
+    it, up to REFUSED_RETRIES_MAX times more. Both only if it is safe to repeat and time is left.
     """
     loop = asyncio.get_running_loop()
     body = request.model_dump_json(exclude_none=True).encode()
     end_s = loop.time() + timeout_s
     may_repeat = is_safe_to_repeat(request)
+    retries: Counter[type[ExportRunsError]] = Counter()
     while True:
         try:
             return await _attempt(connection, operation, body, end_s - loop.time(), timeout_s)
         except (ConnectionLost, MessageRefused, Unavailable) as error:
-            pause_s = RETRY_PAUSE_S * random.uniform(0.5, 1.0)
+            retries_max = REFUSED_RETRIES_MAX if isinstance(error, MessageRefused) else RETRIES_MAX
+            used_up = retries[type(error)] == retries_max
+            pause_s = RETRY_PAUSE_S * 2 ** retries.total() * random.uniform(0.5, 1.0)
             too_late = end_s - loop.time() < pause_s + RETRY_TIME_MIN_S
-            if not may_repeat or too_late or _blames_the_clock(error):
+            if not may_repeat or used_up or too_late or _blames_the_clock(error):
                 raise
-            may_repeat = False
+            retries[type(error)] += 1
             await asyncio.sleep(pause_s)
 
 

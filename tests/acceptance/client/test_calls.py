@@ -6,10 +6,12 @@ import time
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractQueue
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from export_runs_client import ExportRuns, NoAnswer, Unavailable
+from export_runs_client import ExportRuns, MessageRefused, NoAnswer, Unavailable
+from export_runs_client.calls import REFUSED_RETRIES_MAX
 from schema import names
 from tests.acceptance.client.conftest import Partner, settled
 from tests.wire import WAIT_S, Wire
@@ -70,20 +72,36 @@ async def test_unavailable_is_asked_once_more(runs: ExportRuns, partner: Partner
     assert (await release).released_count == 1
 
 
-async def test_a_request_that_the_broker_refuses_is_sent_once_more(
-    runs: ExportRuns, partner: Partner, wire: Wire
-) -> None:
-    full = await wire.channel.declare_queue(
+@pytest.fixture
+async def full(wire: Wire) -> AbstractQueue:
+    """A full queue, bound beside the partner's: RabbitMQ refuses requests to release, though the partner has them."""
+    queue = await wire.channel.declare_queue(
         exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
     )
-    await wire.channel.default_exchange.publish(aio_pika.Message(b""), full.name)
-    await full.bind(names.RPC_EXCHANGE, "release-claims")
+    await wire.channel.default_exchange.publish(aio_pika.Message(b""), queue.name)
+    await queue.bind(names.RPC_EXCHANGE, "release-claims")
+    return queue
+
+
+async def test_a_request_that_the_broker_refuses_is_sent_again(
+    runs: ExportRuns, partner: Partner, full: AbstractQueue
+) -> None:
     release = asyncio.create_task(runs.release_claims("acme", "3c58e0d1-9f27-4b6e-a1d4-60b7c2f8e935"))
     first = await partner.take("release-claims")
+    for _ in range(REFUSED_RETRIES_MAX - 1):
+        assert await partner.take("release-claims") == first
     await full.purge()
     assert await partner.take("release-claims") == first
     await partner.answer(ok=True, result=RELEASED)
     assert (await release).released_count == 1
+
+
+async def test_a_request_that_the_broker_refuses_each_time_is_an_exception(
+    runs: ExportRuns, partner: Partner, full: AbstractQueue
+) -> None:
+    with pytest.raises(MessageRefused):
+        await runs.release_claims("acme", "3c58e0d1-9f27-4b6e-a1d4-60b7c2f8e935")
+    assert await partner.wire.count_in("export-runs.rpc.release-claims") == 1 + REFUSED_RETRIES_MAX
 
 
 async def test_unavailable_twice_is_an_exception(runs: ExportRuns, partner: Partner) -> None:
