@@ -3,6 +3,7 @@
 import getpass
 import os
 from enum import IntEnum
+from pathlib import Path
 from typing import Annotated, Final, NoReturn, TypeVar
 
 import typer
@@ -61,6 +62,14 @@ def _wrong_setting(detail: ErrorDetails) -> str:
             return str(detail["ctx"]["error"])
         case _:
             return detail["msg"]
+
+
+def new_file_option(text: str) -> Path:
+    """The path of a file that a command makes. Raises BadParameter where there is one: somebody may need it."""
+    path = Path(text)
+    if os.path.lexists(path):
+        raise typer.BadParameter(f"{path} is there already; give another name, or move that file away")
+    return path
 
 
 def fail(code: Exit, *lines: str, to: Terminal = err) -> NoReturn:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,14 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 import sql
-from cli.console import AsJson, Exit, FileRefused, fail, read_settings
+from cli.console import AsJson, Exit, fail, new_file_option, read_settings
 from cli.errors import errors_explained
 from cli.imports.mapping import read_mapping
 from cli.imports.plan import ImportPlan, Plan
 from cli.imports.publishing import publish_events, until_stored
 from cli.imports.recognition import open_record_file
+from cli.imports.records import RecordFile
+from cli.imports.rejects import default_names, write_rejects
 from cli.imports.suggestion import suggested_mapping
 from cli.request_client import open_client, publish_event
 from cli.terminal import Column, ResultTable, err, out, print_json
@@ -32,6 +34,11 @@ from worker.settings import DATABASE_URL, BrokerSettings, DatabaseSettings
 RATE_MAX: Final = 100_000
 PRINTED_MAX: Final = 20
 """Reasons and double exports that are printed; --json has more."""
+
+REJECTS_HELP: Final = (
+    "The file to make for refused rows. There must be none. The default is FILE with .rejects in its name, and with a "
+    "number where that is there already."
+)
 
 import_commands = typer.Typer()
 
@@ -60,7 +67,8 @@ def import_file(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish nothing. This is the default.")] = False,
     rejects: Annotated[
-        Path | None, typer.Option(help="Where refused rows are written. The default is FILE with .rejects in its name.")
+        Path | None,
+        typer.Option(parser=new_file_option, metavar="PATH", help=REJECTS_HELP),
     ] = None,
     alerts: Annotated[
         bool, typer.Option("--alerts", help="Publish alerts of double exports among these records.")
@@ -84,24 +92,20 @@ def import_file(
         )
     if apply and dry_run:
         raise typer.BadParameter("give either --apply or --dry-run")
-    rejects_path = rejects or file.with_name(f"{file.stem}.rejects{file.suffix}")
-    if rejects_path.resolve() in {file.resolve(), mapping.resolve()}:
-        raise typer.BadParameter("must be another file than FILE and the mapping", param_hint="--rejects")
     with errors_explained(), TemporaryDirectory(prefix="export-runs-import-") as folder:
         columns = read_mapping(mapping)
         records = open_record_file(file, columns)
         with ImportPlan(source, columns, records, Path(folder), with_alerts=alerts) as importing:
             stored = asyncio.run(_run(importing, apply=apply, rate=rate))
             plan = importing.plan
-            if plan.rejected_rows:
-                _write_rejects(importing, records.write_rejects, rejects_path)
+            rejects_path = write_rejects(records, importing.rejects(), rejects) if plan.rejected_rows else None
     facts = _facts(plan, stored, apply=apply)
     facts["recognised"] = records.description
-    facts["rejects"]["file"] = str(rejects_path) if plan.rejected_rows else None
+    facts["rejects"]["file"] = None if rejects_path is None else str(rejects_path)
     if as_json:
         print_json(facts)
     else:
-        _print_plan(plan, stored, records.description, rejects_path, apply=apply)
+        _print_plan(plan, stored, records, rejects_path, apply=apply)
     if plan.rejected_rows or (apply and stored != plan.events):
         raise typer.Exit(Exit.REFUSED)
 
@@ -113,13 +117,6 @@ def _print_suggestion(file: Path) -> None:
     out.print_text(suggestion.toml)
     for note in suggestion.notes:
         err.print_line(note)
-
-
-def _write_rejects(importing: ImportPlan, write_file: Callable[..., None], path: Path) -> None:
-    try:
-        write_file(path, importing.rejects())
-    except OSError as error:
-        raise FileRefused(f"{path}: cannot be written: {error.strerror}") from error
 
 
 async def _run(importing: ImportPlan, *, apply: bool, rate: int | None) -> int:
@@ -193,8 +190,8 @@ def _facts(plan: Plan, stored: int, *, apply: bool) -> dict[str, Any]:
     }
 
 
-def _print_plan(plan: Plan, stored: int, description: str, rejects: Path, *, apply: bool) -> None:
-    out.print_line(f"{description}; {plan.rows:,} rows")
+def _print_plan(plan: Plan, stored: int, records: RecordFile, rejects: Path | None, *, apply: bool) -> None:
+    out.print_line(f"{records.description}; {plan.rows:,} rows")
     if plan.ignored_rows:
         out.print_line(f"{plan.ignored_rows:,} rows are about no export, and are left out")
     if plan.copied_rows:
@@ -207,8 +204,11 @@ def _print_plan(plan: Plan, stored: int, description: str, rejects: Path, *, app
     out.print_line(f"{plan.runs:,} new runs with {plan.claims:,} claims; {plan.known_runs:,} runs are known already")
     for line in plan.reasons.lines(PRINTED_MAX):
         out.print_line(f"refused: {line}")
-    if plan.rejected_rows:
+    if rejects is not None:
         out.print_line(f"{plan.rejected_rows:,} refused rows are in {rejects}: mend them and import that file")
+        first = default_names(records.path)[0]
+        if rejects in default_names(records.path)[1:]:
+            out.print_line(f"{first} was there before, and is left as it is")
     if plan.rows_of_no_run:
         out.print_line(
             f"{plan.rows_of_no_run:,} refused rows do not say which run they belong to: nothing is imported until they "

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import AsJson, Exit, FileRefused
+from cli.console import AsJson, Exit, FileRefused, new_file_option
 from cli.database import long_session
 from cli.errors import errors_explained
 from cli.imports.commands import PRINTED_MAX
@@ -35,7 +35,12 @@ def compare(
     last: Annotated[
         date | None, typer.Option("--to", parser=day_option, metavar="DAY", help="The last day of the file's runs.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="A CSV file for all differences.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            parser=new_file_option, metavar="PATH", help="The CSV file of all differences to make. There must be none."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a list that people keep with what the service has: which claims only one of them says were exported.

@@ -98,3 +98,17 @@ async def test_a_list_is_compared_with_the_service(
     assert (same["differences"], same["claims"]) == ([], {"file": 1, "service": 1})
     unreadable = ["org-3;1;2026-02-01;1.50;exported", "org-3;1;soon;1.50;exported"]
     assert (await compared(settings, tmp_path, lines=unreadable, code=1))["rows"] == {"read": 2, "unreadable": 1}
+
+
+async def test_differences_are_never_written_over_a_file(
+    settings: WorkerSettings, connection: Connection, tmp_path: Path
+) -> None:
+    """It may be the list that is compared, or differences that somebody has gone through."""
+    lines = ["org-1;1;2026-02-01;1.50;exported"]
+    await compared(settings, tmp_path, lines=lines, code=1)
+    path = tmp_path / "list.csv"
+    before = path.read_text()
+    arguments = ["compare", str(path), "--mapping", str(tmp_path / "mapping.toml"), "--output", str(path)]
+    refused = await forked_export_runs(*arguments, settings=settings)
+    assert (refused.code, refused.out, path.read_text()) == (2, "", before)
+    assert "list.csv is there already" in refused.err

@@ -290,7 +290,32 @@ async def test_refused_rows_are_named_and_never_written_over_the_input(
     assert "refused: 1 row (3): amount: is no amount with the decimal sign '.' and no thousands sign" in refused.out
     before = path.read_text()
     refused = await forked_export_runs(*arguments, "--rejects", str(path), settings=settings)
-    assert (refused.code, "must be another file" in refused.err, path.read_text()) == (2, True, before)
+    assert (refused.code, f"{path.name} is there already" in refused.err, path.read_text()) == (2, True, before)
+
+
+async def test_a_file_of_refused_rows_that_is_there_is_never_overwritten(
+    settings: WorkerSettings, tmp_path: Path
+) -> None:
+    """Somebody may be mending it; and it may be the file that is imported."""
+    path = write_table(tmp_path, "1;a;2024-01-01;10.00", "2;b;2024-01-01;ten")
+    assert (await imported(settings, path, code=1))["rejects"]["file"] == str(tmp_path / "table.rejects.csv")
+    mended = (tmp_path / "table.rejects.csv").read_text().replace("ten", "eleven")
+    (tmp_path / "table.rejects.csv").write_text(mended)
+    (tmp_path / "table.rejects-2.csv").symlink_to(tmp_path / "nothing")
+    third, fourth = tmp_path / "table.rejects-3.csv", tmp_path / "table.rejects-4.csv"
+    arguments = ["import", str(path), "--mapping", str(tmp_path / "mapping.toml"), "--source", "s"]
+    again = await forked_export_runs(*arguments, settings=settings)
+    assert f"1 refused rows are in {third}: mend them and import that file" in again.out
+    assert f"{tmp_path / 'table.rejects.csv'} was there before, and is left as it is" in again.out
+    of_rejects = await imported(settings, tmp_path / "table.rejects.csv", code=1)
+    assert of_rejects["rejects"]["file"] == str(fourth)
+    assert (tmp_path / "table.rejects.csv").read_text() == mended
+    assert "eleven" in fourth.read_text()
+    named = await forked_export_runs(*arguments, "--rejects", str(fourth), settings=settings)
+    assert (named.code, "new runs" in named.out, "eleven" in fourth.read_text()) == (2, False, True)
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "table.csv", "mapping.toml", "table.rejects.csv", "table.rejects-2.csv", third.name, fourth.name
+    }  # fmt: skip
 
 
 async def test_a_wrong_command_line_is_explained(settings: WorkerSettings, tmp_path: Path) -> None:
