@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import asyncpg
 
@@ -29,12 +30,13 @@ async def waiting(database_url: str, statements: int) -> bool:
 
 
 async def slow_down(connection: Connection, org_id: str, seconds: float) -> None:
-    """Have PostgreSQL take so long for each new run of an organisation."""
+    """Have PostgreSQL take so long for each new run of organisations; `org_id` is a pattern of LIKE."""
+    name = f"slow_down_{uuid4().hex}"
     await connection.execute(
         f"""
-        CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$;
-        CREATE TRIGGER slow_down BEFORE INSERT ON export_runs
-        FOR EACH ROW WHEN (NEW.org_id = '{org_id}') EXECUTE FUNCTION slow_down();
+        CREATE TRIGGER {name} BEFORE INSERT ON export_runs
+        FOR EACH ROW WHEN (NEW.org_id LIKE '{org_id}') EXECUTE FUNCTION {name}();
         """
     )

@@ -1,10 +1,12 @@
 """One event that meets a lock, or is too slow, is put aside: nobody waits behind it, and it is stored in the end."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -17,9 +19,10 @@ from sql.connection import Connection
 from tests.conftest import DATABASE_CONNECTIONS_MAX, running_worker, worker_settings
 from tests.resilience.locks import locked, slow_down, waiting
 from tests.resilience.observing import RECOVERY_S, Log, ask_in_time, publish_all, until, until_serving
-from tests.wire import Wire, run_created, run_finished
+from tests.wire import Json, Wire, run_created, run_finished
 from worker.broker.topology import Topology
 from worker.database.pool import Pool, open_pool
+from worker.events.queue import queue_number
 from worker.limits import DEFAULT_LIMITS, WorkerLimits
 from worker.session import WorkerParts
 from worker.settings import WorkerSettings
@@ -328,3 +331,72 @@ async def test_events_of_different_organisations_are_written_at_one_time(
             await publish_all(wire, "run-finished", ends(20))
             await until(lambda: waiting(database_url, 2), 5)  # before others want the table, too
         await until_serving(wire)
+
+
+def of_one_writer(prefix: str, count: int) -> list[str]:
+    """So many organisations whose events one writer stores."""
+    found: list[str] = []
+    number = 0
+    while len(found) < count:
+        org_id = f"{prefix}-{number}"
+        number += 1
+        if queue_number(json.dumps({"orgId": org_id}).encode(), DEFAULT_LIMITS.writes_max) == 0:
+            found.append(org_id)
+    return found
+
+
+RESERVATION_TRIES = 3
+"""The machine may be busy in one of them."""
+
+
+CLAIM_IS_LOCKED = """
+SELECT EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND granted
+    AND (classid::bigint << 32) | objid::bigint = hashtextextended($1, 1) + (hashtext('c-1') & 7)
+)
+"""
+
+
+async def is_asleep(connection: Connection) -> bool:
+    """Whether a session of this database sleeps."""
+    statement = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep')"
+    )
+    found: bool = await connection.fetchval(statement)
+    return found
+
+
+@pytest.mark.parametrize(("trouble", "expiration_s"), [("locked", 1.0), ("slow", 2.0)])
+async def test_a_reservation_outlasts_a_batch_with_an_event_that_is_in_trouble(
+    settings: WorkerSettings,
+    pool: Pool,
+    wire: Wire,
+    connection: Connection,
+    database_url: str,
+    trouble: str,
+    expiration_s: float,
+) -> None:
+    """The batch has locked its claim. A caller is told UNAVAILABLE when a fifth of its time is left."""
+    await slow_down(connection, "before-%", 0.4)
+    await slow_down(connection, "slow-%", SLOW_S)
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        answers: list[Json] = []
+        while len(answers) < RESERVATION_TRIES and not (answers and answers[-1]["ok"]):
+            prefixes = ("before", trouble, "neighbour")
+            before, troubled, neighbour = (of_one_writer(f"{each}-{len(answers)}", 1)[0] for each in prefixes)
+            created = run_created(orgId=troubled)
+            ending = run_finished(orgId=troubled, claimIds=["c-1"], runId=created["runId"])
+            async with AsyncExitStack() as stack:
+                if trouble == "locked":
+                    await wire.publish("run-created", created)
+                    await wire.until_run(created["runId"])
+                    await stack.enter_async_context(locked_row(database_url, created["runId"]))
+                await wire.publish("run-finished", run_finished(orgId=before))
+                await until(lambda: is_asleep(connection))  # until both others have arrived, so they are one batch
+                await publish_all(wire, "run-finished", [ending, run_finished(orgId=neighbour, claimIds=["c-1"])])
+                await until(partial(connection.fetchval, CLAIM_IS_LOCKED, neighbour))
+                reservation = {"orgId": neighbour, "runId": str(uuid4()), "claimIds": ["c-1"]}
+                answers.append(await wire.ask("reserve-claims", reservation, expiration=expiration_s))
+        assert answers[-1]["ok"], answers
