@@ -55,8 +55,12 @@ class WorkerLimits:
     """For a batch. An event that takes longer is found and parked, so that no other waits long for it."""
 
     single_lock_timeout_s: float = 0.1
-    single_statement_timeout_s: float = 0.5
+    single_statement_timeout_s: float = 0.25
     """For the parts of a batch that was interrupted."""
+
+    first_try_timeout_s: float = 0.1
+    """For the first try of a parked event that may have done nothing: how long it waits for a lock, and how long a
+    statement may take. Others wait for such tries."""
 
     parked_events_max: int = 400
     """Parked events of one queue that the worker holds. RabbitMQ keeps the others, for 30 seconds at a time."""
@@ -67,12 +71,13 @@ class WorkerLimits:
     broker_parks_max: int = 30
     """How often RabbitMQ keeps one event so that could not be stored. After that it is dead-lettered."""
 
-    batch_trouble_max_s: float = 1.0
-    """How long interrupted parts of a batch may hold up the batches behind it while the event to blame is looked for.
-    After that what is left of them is parked."""
+    batch_trouble_max_s: float = 1.5
+    """How long the interrupted tries of a batch and of its parts may take together, of however many organisations: so
+    long they hold up the batches behind it. After that what is left of the batch is parked."""
 
     parked_writes_max: int = 4
-    """Transactions with parked events of one queue at one time, each with those of another organisation."""
+    """Transactions with parked events of one queue at one time, each with those of another organisation: so many with
+    first tries, and so many with others."""
 
     parked_group_events_max: int = 20
     """Parked events of one transaction, as long as none of them is a suspect."""

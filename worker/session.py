@@ -58,7 +58,7 @@ class WorkerParts:
     @property
     def database_connections_max(self) -> int:
         """One for every write and every query that can run at once, so that none waits for a connection."""
-        writes = (self.limits.writes_max + self.limits.parked_writes_max) * len(self.routes.events)
+        writes = (self.limits.writes_max + 2 * self.limits.parked_writes_max) * len(self.routes.events)
         queries = sum(route.queries_max for route in self.routes.requests)
         watching = 3 if self.routes.events else 0  # alerts, stale runs, the backlog
         return writes + queries + watching + 1  # the check whether PostgreSQL accepts writes

@@ -37,8 +37,8 @@ def writes_of_one_worker(limits: WorkerLimits) -> list[tuple[int, int, int]]:
     return [
         *[(organisations, organisations, CLAIMS_OF_EVENT)] * limits.writes_max,  # run-finished
         *[(limits.batch_events_max, 0, 0)] * limits.writes_max,  # run-created
-        *[(limits.parked_group_events_max, 1, CLAIMS_OF_EVENT)] * limits.parked_writes_max,  # run-finished
-        *[(limits.parked_group_events_max, 0, 0)] * limits.parked_writes_max,  # run-created
+        *[(limits.parked_group_events_max, 1, CLAIMS_OF_EVENT)] * 2 * limits.parked_writes_max,  # run-finished
+        *[(limits.parked_group_events_max, 0, 0)] * 2 * limits.parked_writes_max,  # run-created
         *[(1, 1, CLAIMS_OF_EVENT)] * queries_max(OPERATIONS_ON_CLAIMS),
         *[(1, 0, 0)] * queries_max(OPERATIONS_ON_A_RUN),
     ]

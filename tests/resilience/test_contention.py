@@ -400,3 +400,43 @@ async def test_a_reservation_outlasts_a_batch_with_an_event_that_is_in_trouble(
                 reservation = {"orgId": neighbour, "runId": str(uuid4()), "claimIds": ["c-1"]}
                 answers.append(await wire.ask("reserve-claims", reservation, expiration=expiration_s))
         assert answers[-1]["ok"], answers
+
+
+@pytest.mark.parametrize(("trouble", "organisations", "at_once_s"), [("locked", 120, 9), ("slow", 40, AT_ONCE_S)])
+async def test_very_many_organisations_in_trouble(
+    settings: WorkerSettings,
+    pool: Pool,
+    wire: Wire,
+    log: Log,
+    connection: Connection,
+    database_url: str,
+    trouble: str,
+    organisations: int,
+    at_once_s: float,
+) -> None:
+    """All in the batches of one writer. Others there do not wait for one after the other."""
+    runs = [run_created(orgId=org_id) for org_id in of_one_writer("org-in-trouble", organisations)]
+    neighbours = [run_finished(orgId=org_id, claimIds=["c-1"]) for org_id in of_one_writer("neighbour", NEIGHBOURS)]
+    if trouble == "slow":
+        await slow_down(connection, "org-in-trouble-%", SLOW_S)
+    async with running_worker(settings, pool):
+        await until_serving(wire)
+        if trouble == "locked":
+            await publish_all(wire, "run-created", runs)
+            await until(lambda: stored_runs(connection, organisations))
+        session = await asyncpg.connect(database_url)
+        async with session.transaction():
+            await session.execute("SELECT FROM export_runs WHERE org_id LIKE 'org-in-trouble-%' FOR UPDATE")
+            endings = [run_finished(runId=run["runId"], orgId=run["orgId"], claimIds=["c-1"]) for run in runs]
+            await publish_all(wire, "run-finished", [*endings, *neighbours])
+            await until_finished(connection, [each["runId"] for each in neighbours], at_once_s)
+        await session.close()
+        if trouble == "locked":
+            await until_finished(connection, [run["runId"] for run in runs], RECOVERY_S)
+            assert await wire.count_in(names.dead_letter_queue("run-finished")) == 0
+    assert log.of("database_unavailable") == log.of("session_lost") == log.of("event_parked_on_the_broker") == []
+
+
+async def stored_runs(connection: Connection, count: int) -> bool:
+    found = await connection.fetchval("SELECT count(*) FROM export_runs WHERE org_id LIKE 'org-in-trouble-%'")
+    return bool(found == count)

@@ -33,13 +33,17 @@ class ParkedEvent:
     is_suspect: bool
     """Whether it failed by itself, or here with others: it is tried by itself from then on."""
 
+    is_untried: bool
+    """Whether its first try is still to come: it may have been put aside because of others only."""
+
 
 class Parking:
     """Tries parked events again. `park_on_broker` is called for what there is no room for, and with whether it was
     never tried.
 
     The events of one organisation share a task, and a transaction unless one of them is a suspect: what was parked only
-    because others stood in its way is stored as fast as by a writer.
+    because others stood in its way is stored as fast as by a writer. First tries are short, and do not wait for those
+    that are tried again: many of these may wait long for a lock.
     """
 
     def __init__(
@@ -55,11 +59,13 @@ class Parking:
         self._park_on_broker = park_on_broker
         self._single_time_outs = single_time_outs
         self._group_time_outs = TimeOuts(limits.batch_lock_timeout_s, limits.batch_statement_timeout_s)
+        self._first_time_outs = TimeOuts(limits.first_try_timeout_s, limits.first_try_timeout_s)
         self._limits = limits
         self._tasks = tasks
         self._stopping = stopping
         self._of_organisation: dict[str, list[ParkedEvent]] = {}
-        self._writes = asyncio.Semaphore(limits.parked_writes_max)
+        self._first_writes = asyncio.Semaphore(limits.parked_writes_max)
+        self._repeated_writes = asyncio.Semaphore(limits.parked_writes_max)
         self._log = log.bind(event_type=store.route.event_type)
 
     def has_organisation(self, org_id: str) -> bool:
@@ -85,7 +91,7 @@ class Parking:
     ) -> None:
         """Put an event aside; with the error, if it failed by itself.
 
-        One that was never tried, not with others either, is due at once.
+        One that was never tried, or only with those of other organisations, is due at once.
         """
         if not self.has_room(received):
             self._park_on_broker(received.delivery, is_untried)
@@ -95,7 +101,15 @@ class Parking:
         due_s = now_s if is_untried else now_s + next(pauses_s)
         has_failed = error is not None
         parked = ParkedEvent(
-            received, pauses_s, now_s, due_s, int(has_failed), lost_connections, has_failed or lost_connections > 0
+            received,
+            pauses_s,
+            now_s,
+            due_s,
+            tries=int(has_failed),
+            lost_connections=lost_connections,
+            is_suspect=has_failed or lost_connections > 0,
+            # One that alone has too many claims for a batch is known to take its time.
+            is_untried=is_untried and self._store.route.claims(received.event) <= self._limits.batch_claims_max,
         )
         if error is not None:
             self._log_parked(parked, error)
@@ -118,11 +132,17 @@ class Parking:
                 if await wait(self._stopping, min(max(0.0, next_s), self._limits.parked_look_s)):
                     return
                 continue
-            time_outs = self._single_time_outs if len(group) == 1 else self._group_time_outs
-            async with self._writes:
+            if any(each.is_untried for each in group):
+                writes, time_outs = self._first_writes, self._first_time_outs
+            else:
+                writes = self._repeated_writes
+                time_outs = self._single_time_outs if len(group) == 1 else self._group_time_outs
+            async with writes:
                 if self._stopping.is_set():
                     return
                 failed = await self._store.store([each.received for each in group], time_outs)
+            for each in group:
+                each.is_untried = False
             settled = group if failed is None else await self._settled_of_failed(group, failed)
             parked[:] = [each for each in parked if each not in settled]
         del self._of_organisation[org_id]

@@ -30,8 +30,8 @@ class Part:
 
     events: Sequence[ReceivedEvent]
     time_outs: TimeOuts
-    is_whole: bool = True
-    """Whether it has not been split yet."""
+    is_suspect: bool = False
+    """Whether it comes from a part of one organisation that was interrupted: the one to blame may be in it."""
 
     lost_connections: int = 0
     """How many transactions with these events ended with the connection."""
@@ -74,6 +74,8 @@ class EventWriter:
             decision = await self._store.verdict(
                 failed, len(part.events), tries=1, lost_connections=part.lost_connections
             )
+            if failed.meaning is Failure.INTERRUPTED and decision is not Verdict.RETRY:
+                trouble_s += asyncio.get_running_loop().time() - started_s
             match decision:
                 case Verdict.RETRY:
                     parts.appendleft(part)
@@ -82,15 +84,8 @@ class EventWriter:
                         return
                 case Verdict.SPLIT if failed.meaning is not Failure.INTERRUPTED:
                     parts.extendleft(reversed(self._smaller_parts(part, failed)))
-                case Verdict.SPLIT if part.is_whole or len(part.org_ids) > 1:  # most of it is not to blame
-                    parts.extend(self._smaller_parts(part, failed))
                 case Verdict.SPLIT:  # the others first: they need not wait while the event to blame is found
-                    trouble_s += asyncio.get_running_loop().time() - started_s
-                    if trouble_s < self._limits.batch_trouble_max_s:
-                        parts.extend(self._smaller_parts(part, failed))
-                        continue
-                    for received in part.events:
-                        self._parking.park(received)
+                    parts.extend(self._smaller_parts(part, failed))
                 case Verdict.PARK:
                     self._parking.park(part.events[0], error=failed.error, lost_connections=part.lost_connections)
                 case Verdict.DEAD_LETTER:
@@ -99,6 +94,14 @@ class EventWriter:
                     self._store.requeue(part.events[0], failed.error)
                 case other:
                     assert_never(other)
+            if trouble_s >= self._limits.batch_trouble_max_s:  # the next batch need not wait for the rest of this one
+                self._park_all(parts)
+                return
+
+    def _park_all(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            for received in part.events:
+                self._parking.park(received, lost_connections=part.lost_connections, is_untried=not part.is_suspect)
 
     def _parts(self, batch: Sequence[ReceivedEvent]) -> Iterator[Part]:
         """What to store in one transaction each.
@@ -122,7 +125,7 @@ class EventWriter:
             yield Part(events, self._batch_time_outs)
         for of_organisation in of_parked.values():
             for events in self._within_bounds(of_organisation):
-                yield Part(events, self._single_time_outs, is_whole=False)
+                yield Part(events, self._single_time_outs)
 
     def _within_bounds(self, batch: Sequence[ReceivedEvent]) -> Iterator[Sequence[ReceivedEvent]]:
         """Split events so that each part keeps the bounds on claims and on locks."""
@@ -164,4 +167,5 @@ class EventWriter:
             size = 1 if is_costly else (len(part.events) + 1) // 2
             smaller = (part.events[at : at + size] for at in range(0, len(part.events), size))
         time_outs = self._single_time_outs if is_interrupted else part.time_outs
-        return [replace(part, events=events, time_outs=time_outs, is_whole=False) for events in smaller]
+        is_suspect = part.is_suspect or (is_interrupted and len(part.org_ids) == 1)
+        return [replace(part, events=events, time_outs=time_outs, is_suspect=is_suspect) for events in smaller]
