@@ -1,6 +1,6 @@
 """The event log: every event and every accepted write, once, as it was received. Nothing else writes to it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
@@ -14,6 +14,7 @@ from sql.connection import Connection
 
 from .errors import EventRefused
 from .event_meaning import is_same_event
+from .locking import ClaimsToLock, claim_columns
 from .query_arguments import LogEntry, LoggedPayload, Origin, column_arrays
 
 Event = TypeVar("Event", RunCreated, RunFinished)
@@ -40,9 +41,16 @@ class EventType(StrEnum):
     DEAD_LETTER_DISCARDED = "dead-letter-discarded"
 
 
-async def append(connection: Connection, event_type: EventType, entries: Sequence[LogEntry]) -> set[UUID]:
-    """Append entries whose ids the log does not hold yet; returns the ids of those. There must be an entry."""
-    rows = await connection.fetch(sql.query("insert_events"), event_type, *column_arrays(entries))
+async def append(
+    connection: Connection, event_type: EventType, entries: Sequence[LogEntry], claims: Iterable[ClaimsToLock] = ()
+) -> set[UUID]:
+    """Append entries whose ids the log does not hold yet; returns the ids of those. There must be an entry.
+
+    Their runs are locked before, and then these claims.
+    """
+    rows = await connection.fetch(
+        sql.query("insert_events"), event_type, *column_arrays(entries), *claim_columns(claims)
+    )
     return {row["event_id"] for row in rows}
 
 
@@ -65,11 +73,15 @@ async def log_write(
 
 
 async def log_events(
-    connection: Connection, event_type: EventType, origin: Origin, batch: Sequence[Event]
+    connection: Connection,
+    event_type: EventType,
+    origin: Origin,
+    batch: Sequence[Event],
+    claims: Iterable[ClaimsToLock] = (),
 ) -> list[Event]:
     """Append events, inside the caller's transaction; returns those that the log did not hold.
 
-    Imported ones are logged with an origin of their own.
+    Their runs are locked before, and then these claims. Imported ones are logged with an origin of their own.
 
     Raises EventRefused (EVENT_ID_REUSED) where an `eventId` stands for two events. There must be an event.
     """
@@ -89,7 +101,7 @@ async def log_events(
         )
         for event in by_id.values()
     ]
-    new_ids = await append(connection, event_type, entries)
+    new_ids = await append(connection, event_type, entries, claims)
     if len(new_ids) < len(by_id):
         repeats = [LoggedPayload(entry.event_id, entry.payload) for entry in entries if entry.event_id not in new_ids]
         await _check_same_events(connection, event_type, type(batch[0]), repeats)

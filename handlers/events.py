@@ -8,6 +8,7 @@ All writers take their locks in one order (handlers/locking.py), so they never w
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from asyncpg import Record
@@ -31,7 +32,6 @@ from .double_exports import FoundDoubleExports
 from .errors import EventRefused
 from .event_log import Event, EventType, log_events
 from .former_digests import renew_digests
-from .locking import lock_runs_and_claims
 from .query_arguments import (
     ClaimGroup,
     CreatedRow,
@@ -42,6 +42,9 @@ from .query_arguments import (
     joined,
 )
 from .reservations import free_leases
+
+NO_GROUPS: Final = ((),) * len(ClaimGroup._fields)
+"""The columns of no claims."""
 
 
 async def merge_created(connection: Connection, events: Sequence[RunCreated], origin: Origin = "event") -> None:
@@ -71,13 +74,9 @@ async def merge_finished(connection: Connection, events: Sequence[RunFinished], 
     A run that has ended holds no leases any more. A claim that it exported although another run had is a double export.
     """
     outcomes = {event.event_id: claim_outcomes(event) for event in events}
-    # Before they get their places in the log: of two events that meet, the one that takes effect first is first there.
-    await lock_runs_and_claims(
-        connection,
-        [event.run_id for event in events],
-        [(event.org_id, outcomes[event.event_id]) for event in events],
-    )
-    new = await log_events(connection, EventType.RUN_FINISHED, origin, events)
+    # Locked before they get their places in the log: of two events that meet, the first to take effect is first there.
+    claims = ((event.org_id, outcomes[event.event_id]) for event in events)
+    new = await log_events(connection, EventType.RUN_FINISHED, origin, events, claims)
     await _check_repeats(connection, events, new)
     if new:
         await check_merged(connection, await merge_logged_finished(connection, new, outcomes))
@@ -105,19 +104,17 @@ async def merge_logged_finished(
         await double_exports.look_for(
             connection, [(event.run_id, event.org_id, exports[event.event_id]) for event in part]
         )
+        groups = [group for event in part for group in _claim_groups(event, outcomes[event.event_id])]
         merged = await connection.fetch(
             sql.query("merge_finished"),
             *column_arrays(_finished_row(event, outcomes[event.event_id]) for event in part),
+            *(column_arrays(groups) if groups else NO_GROUPS),
         )
         refused += _not_merged(part, merged)
         run_ids = {row["run_id"] for row in merged}
-        groups = [
-            group
-            for event in part
-            if event.run_id in run_ids
-            for group in _claim_groups(event, outcomes[event.event_id])
-        ]
-        await _merge_claims(connection, groups, {row["run_id"] for row in merged if row["had_claims"]})
+        had_claims = {row["run_id"] for row in merged if row["had_claims"]}
+        if old := [group for group in groups if group.run_id in had_claims]:
+            await connection.execute(sql.query("merge_claims"), *column_arrays(old))
         await store_claim_details(connection, [event for event in part if event.run_id in run_ids], outcomes)
         former = [RunKey(row["run_id"], row["org_id"]) for row in merged if row["has_former_digest"]]
         await renew_digests(connection, former)
@@ -208,17 +205,6 @@ def _finished_row(event: RunFinished, outcomes: ClaimOutcomes) -> FinishedRow:
         has_conflict=details_contradict(event, outcomes),
         imported=bool(event.imported),
     )
-
-
-async def _merge_claims(connection: Connection, groups: Sequence[ClaimGroup], had_claims: Collection[UUID]) -> None:
-    """Write the claims of runs that this transaction has locked.
-
-    Nearly every run had no claims before, and needs no merge: a plain INSERT costs a third less.
-    """
-    if new := [group for group in groups if group.run_id not in had_claims]:
-        await connection.execute(sql.query("insert_claims"), *column_arrays(new))
-    if old := [group for group in groups if group.run_id in had_claims]:
-        await connection.execute(sql.query("merge_claims"), *column_arrays(old))
 
 
 def _claim_groups(event: RunFinished, outcomes: ClaimOutcomes) -> Iterator[ClaimGroup]:

@@ -12,13 +12,16 @@ Each lock is held until the transaction ends. Runs and claims are advisory locks
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import sql
 from sql.connection import Connection
 
 from .query_arguments import OrganisationClaims, column_arrays, joined
+
+ClaimsToLock: TypeAlias = tuple[str, Collection[str]]
+"""An organisation, and ids of its claims."""
 
 LOCKS_PER_ORGANISATION_MAX: Final = 8
 """The claims of an organisation share so many locks, by their hash. So the largest event takes no more than these,
@@ -32,16 +35,15 @@ async def lock_runs(connection: Connection, run_ids: Sequence[UUID]) -> None:
     await connection.execute(sql.query("lock_runs"), run_ids)
 
 
-async def lock_runs_and_claims(
-    connection: Connection, run_ids: Sequence[UUID], claims: Iterable[tuple[str, Collection[str]]]
-) -> None:
-    """Lock runs as lock_runs does, and keep others from exporting or reserving claims.
+async def lock_runs_and_claims(connection: Connection, run_ids: Sequence[UUID], claims: Iterable[ClaimsToLock]) -> None:
+    """Lock runs as lock_runs does, and keep others from exporting or reserving claims."""
+    await connection.execute(sql.query("lock_runs_and_claims"), run_ids, *claim_columns(claims))
 
-    The claims come as (organisation, claim ids).
-    """
+
+def claim_columns(claims: Iterable[ClaimsToLock]) -> list[tuple[object, ...]]:
+    """Claims as the last two parameters of the statements that lock them."""
     texts = [OrganisationClaims(org_id, joined(claim_ids)) for org_id, claim_ids in claims if claim_ids]
-    org_ids, claim_texts = column_arrays(texts) if texts else ((), ())
-    await connection.execute(sql.query("lock_runs_and_claims"), run_ids, org_ids, claim_texts)
+    return column_arrays(texts) if texts else [(), ()]
 
 
 def locks_max(runs: int, claims_per_organisation: Iterable[int]) -> int:

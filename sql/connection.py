@@ -2,8 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from asyncpg import Connection as PlainConnection
@@ -37,8 +38,12 @@ _COMMIT: Final = (
 
 
 @asynccontextmanager
-async def transaction(connection: Connection, until_s: float = math.inf) -> AsyncIterator[None]:
+async def transaction(
+    connection: Connection, until_s: float = math.inf, parameters: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[None]:
     """Run what is inside as one transaction: committed at the end, rolled back where an exception leaves it.
+
+    Until then PostgreSQL's configuration parameters have these values; the caller vouches for names and values.
 
     It is rolled back as well if the end comes after `until_s`, by the event loop's clock. Raises TooLate.
 
@@ -48,13 +53,16 @@ async def transaction(connection: Connection, until_s: float = math.inf) -> Asyn
 
     Inside a transaction of asyncpg's own, which has stated that already or is a test's, it is a savepoint.
     """
+    set_parameters = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in parameters.items())
     if connection.is_in_transaction():
         async with connection.transaction():
+            if parameters:
+                await connection.execute(set_parameters)
             yield
             _check_time(until_s)
         return
     try:
-        await connection.execute(_BEGIN)
+        await connection.execute(_BEGIN + set_parameters)
         yield
         _check_time(until_s)
         await _commit(connection)

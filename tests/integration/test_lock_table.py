@@ -58,8 +58,9 @@ async def lock(database_url: str, stack: AsyncExitStack, runs: int, organisation
     )
 
 
-def test_the_query_uses_as_many_locks_per_organisation_as_the_bound_says() -> None:
-    assert f"& {LOCKS_PER_ORGANISATION_MAX - 1})" in sql.query("lock_runs_and_claims")
+def test_the_queries_use_as_many_locks_per_organisation_as_the_bound_says() -> None:
+    for name in ("lock_runs_and_claims", "insert_events"):
+        assert f"& {LOCKS_PER_ORGANISATION_MAX - 1})" in sql.query(name)
 
 
 async def test_two_workers_take_all_the_locks_that_they_may(database_url: str) -> None:

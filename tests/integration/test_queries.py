@@ -42,7 +42,6 @@ QUERIES = {
     ),
     "insert_claim_details": ("text[], text[], uuid[], uuid[], text[], text[], text[], text[], text[]", ""),
     "purge_claim_details": ("uuid", ""),
-    "insert_claims": ("uuid[], text[], text[], text[], text[]", ""),
     "find_runs_by_claim": ("text, text, int8", f"{RUN}, claim_outcome claim_outcome"),
     "list_claims_freed_by_purge": ("uuid", "claim_id text"),
     "explain_claim": (
@@ -77,7 +76,10 @@ QUERIES = {
         "event_id uuid, reversed_at timestamptz, reason text, reversed_by text, approved_by text, "
         "external_reversal_id text, claim_count int8",
     ),
-    "insert_events": ("text, uuid[], text[], uuid[], text[], timestamptz[], text[]", "event_id uuid"),
+    "insert_events": (
+        "text, uuid[], text[], uuid[], text[], timestamptz[], text[], text[], text[]",
+        "event_id uuid",
+    ),
     "list_applied_migrations": ("", "version int4, name text, sha256 text"),
     "list_history": (
         f"{HISTORY_FILTER}, timestamptz, uuid, int8, int8",
@@ -114,7 +116,6 @@ QUERIES = {
     "get_activity": ("", "size_bytes int8, oldest_transaction_at timestamptz"),
     "list_stale_runs": ("int4, timestamptz, uuid, text, int8", RUN),
     "lock_tables_as_writers_do": ("", ""),
-    "set_time_outs": ("text, text", "set_config text, set_config text"),
     "is_read_only": ("", "?column? bool"),
     "lock_runs": ("uuid[]", "count int8"),
     "lock_runs_and_claims": ("uuid[], text[], text[]", "case int8"),
@@ -161,7 +162,7 @@ QUERIES = {
     ),
     "merge_finished": (
         "uuid[], text[], text[], timestamptz[], uuid[], bytea[], text[], text[], text[], text[], int8[], "
-        "text[], int4[], int4[], text[], bool[], bool[], bool[]",
+        "text[], int4[], int4[], text[], bool[], bool[], bool[], uuid[], text[], text[], text[], text[]",
         "run_id uuid, org_id text, has_conflict bool, has_former_digest bool, had_claims bool, had_leases bool",
     ),
     "renew_digest": ("uuid, bytea, bool", ""),
@@ -292,9 +293,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "find_exports_and_leases": (*arguments.OrganisationClaims._fields, "limit"),
     "find_reused_event_ids": (*arguments.LoggedPayload._fields, "event_type"),
     "free_leases": (*arguments.RunKey._fields, "claim_ids"),
-    "insert_claims": arguments.ClaimGroup._fields,
     "insert_claim_details": arguments.ClaimDetailsRow._fields,
-    "insert_events": ("event_type", *arguments.LogEntry._fields),
+    "insert_events": ("event_type", *arguments.LogEntry._fields, *arguments.OrganisationClaims._fields),
     "insert_overrides": (*arguments.OverrideGrant._fields, *arguments.OverriddenClaim._fields),
     "list_log_of_claim": arguments.ClaimLogPage._fields,
     "list_double_exports": arguments.DoubleExportsPage._fields,
@@ -314,7 +314,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "lock_runs_and_claims": ("run_id", *arguments.OrganisationClaims._fields),
     "merge_claims": arguments.ClaimGroup._fields,
     "merge_created": arguments.CreatedRow._fields,
-    "merge_finished": arguments.FinishedRow._fields,
+    "merge_finished": (*arguments.FinishedRow._fields, *arguments.ClaimGroup._fields),
     "record_double_exports": arguments.JoinedClaims._fields,
     "find_double_exports": (*arguments.DoubleExportsSearch._fields, "limit"),
     "insert_reversal": (*arguments.Reversal._fields, "claim_ids"),

@@ -125,10 +125,7 @@ class Database:
     @asynccontextmanager
     async def transaction(self, time_outs: TimeOuts) -> AsyncIterator[Connection]:
         """A transaction with time-outs of its own, committed at its end. Raises like `connection`."""
-        async with self.connection() as connection, transaction(connection):
-            await connection.execute(
-                sql.query("set_time_outs"), _milliseconds(time_outs.lock_s), _milliseconds(time_outs.statement_s)
-            )
+        async with self.connection() as connection, transaction(connection, parameters=_parameters(time_outs)):
             yield connection
 
     async def accepts_writes(self) -> bool:
@@ -208,9 +205,8 @@ class Database:
                 await self._gate.check(connection)
                 readable.set()
                 self.product = database_product(connection)
-                async with transaction(connection):
-                    milliseconds = _milliseconds(self._limits.probe_timeout_s)
-                    await connection.execute(sql.query("set_time_outs"), milliseconds, milliseconds)
+                time_outs = TimeOuts(self._limits.probe_timeout_s, self._limits.probe_timeout_s)
+                async with transaction(connection, parameters=_parameters(time_outs)):
                     await connection.execute(sql.query("lock_tables_as_writers_do"))
                     if await connection.fetchval(sql.query("is_read_only")):
                         raise asyncpg.ReadOnlySQLTransactionError("the database is read-only")
@@ -366,6 +362,13 @@ def session_settings(settings: DatabaseSettings) -> dict[str, str]:
         "plan_cache_mode": "force_generic_plan",
         # Nor because the table was empty when the plan was made: leases come and go.
         "enable_seqscan": "off",
+    }
+
+
+def _parameters(time_outs: TimeOuts) -> dict[str, str]:
+    return {
+        "lock_timeout": _milliseconds(time_outs.lock_s),
+        "statement_timeout": _milliseconds(time_outs.statement_s),
     }
 
 
