@@ -47,6 +47,7 @@ FieldName = Literal[
     "voucherId",
     "voucherUrl",
     "amount",
+    "sign",
     "currency",
 ]
 """What a column may be. The names are those of the contract; `outcome` and those after it are about one claim."""
@@ -54,10 +55,14 @@ FieldName = Literal[
 OUTCOMES: Final = ("exported", "skipped", "ignored")
 """What a row may say of its claim; `ignored`: the row is about no export, and is left out."""
 
+PLUS: Final = "plus"
+MINUS: Final = "minus"
+
 WORDS: Final[dict[FieldName, tuple[str, ...]]] = {
     "status": tuple(status for status in RunStatus if status is not RunStatus.PENDING),
     "outcome": OUTCOMES,
     "trigger": tuple(RunTrigger),
+    "sign": (PLUS, MINUS),
 }
 """The fields that have one of a few words."""
 
@@ -151,6 +156,8 @@ class Mapping(BaseModel):
             raise ValueError("[columns] must give createdAt or finishedAt")
         if len(self.columns.keys() & {"claimId", "claimIds"}) != 1:
             raise ValueError("[columns] must give claimId, one row per claim, or claimIds, one row per run")
+        if "sign" in given and "amount" not in self.columns:
+            raise ValueError("sign is that of the amount, and [columns] gives no amount")
         for name, words in self.words.items():
             allowed = WORDS.get(name)
             if allowed and (wrong := [word for word in words.values() if word not in allowed]):

@@ -81,7 +81,7 @@ class Plan:
     events: int = 0
     double_exports: int = 0
     double_amounts: dict[str, Decimal] = field(default_factory=dict)
-    """By currency, what went out once too often: of each claim all amounts but the first."""
+    """By currency, what went out once too often: of each claim all amounts but the first, less what was taken back."""
 
     listed: list[DoubleExport] = field(default_factory=list)
     short_claim_ids: int = 0
@@ -265,9 +265,7 @@ class ImportPlan:
             amounts = [amount for _, amount, _, _ in exports if amount is not None]
             currency = currencies.pop() if len(currencies) == 1 else None
             if currency is not None:
-                # Where the amount of an export is not known, that export is taken for the one that was right.
-                too_many = amounts[1:] if len(amounts) == len(exports) else amounts
-                surplus = sum(map(Decimal, too_many), Decimal(0))
+                surplus = _surplus(list(map(Decimal, amounts)), is_complete=len(amounts) == len(exports))
                 self.plan.double_amounts[currency] = self.plan.double_amounts.get(currency, Decimal(0)) + surplus
             if len(self.plan.listed) < DOUBLE_EXPORTS_LISTED_MAX:
                 run_ids = list(dict.fromkeys(run_id for run_id, *_ in exports))[:RUNS_NAMED_MAX]
@@ -275,6 +273,15 @@ class ImportPlan:
                 self.plan.listed.append(
                     DoubleExport(org_id, claim_id, run_ids, labels, amounts[:RUNS_NAMED_MAX], currency)
                 )
+
+
+def _surplus(amounts: list[Decimal], *, is_complete: bool) -> Decimal:
+    """What went out too much of a claim with these exports. What was taken back, and no more, makes it smaller.
+
+    `is_complete`: the amounts of all exports are known. Else one that is not known is taken for the one that was right.
+    """
+    right = next((amount for amount in amounts if amount > 0), Decimal(0)) if is_complete else Decimal(0)
+    return max(sum(amounts, Decimal(0)) - right, Decimal(0))
 
 
 def _distinct(exports: list[list[Any]]) -> list[list[Any]]:

@@ -41,6 +41,13 @@ Item = TypeVar("Item")
 
 _CLAIM_SEPARATORS: Final = (";", "|", "\n")
 _LEAP_YEAR: Final = 2024
+_MEANT: Final[dict[FieldName, str]] = {
+    "status": "completed, partial or failed",
+    "outcome": "exported, skipped or ignored",
+    "sign": "plus or minus",
+}
+"""What the words of these columns may mean."""
+
 _FIELDS_OF_RUN: Final[tuple[FieldName, ...]] = (
     "triggeredBy", "format", "targetSystem", "scope", "externalAckId", "status", "periodStart", "periodEnd",
 )  # fmt: skip
@@ -144,6 +151,8 @@ class _MappingWriter:
         self._time = self._first("createdAt") or self._first("finishedAt")
         if "outcome" not in self._columns and self._is_about_claims("status"):
             self._columns["outcome"] = self._columns.pop("status")
+        if "amount" not in self._columns:
+            self._columns.pop("sign", None)
         for name in _FIELDS_OF_RUN:
             if self._is_about_claims(name):
                 del self._columns[name]  # the rows of a run have to agree in it
@@ -164,7 +173,7 @@ class _MappingWriter:
         yield from self._column_lines()
         yield ""
         yield from self._constant_lines()
-        for name in ("status", "outcome"):
+        for name in _MEANT:
             yield from self._word_lines(name)
 
     def _key_lines(self) -> Iterator[str]:
@@ -256,8 +265,9 @@ class _MappingWriter:
         if not words:
             return
         yield ""
-        meanings = "completed, partial or failed" if name == "status" else "exported, skipped or ignored"
-        yield f"[words.{name}]  # {meanings}"
+        yield f"[words.{name}]  # {_MEANT[name]}"
+        if name == "sign":
+            yield "# A debit is plus where the account of the row is one of costs. Of a debt, exchange the two."
         for word in words[:LISTED_MAX]:
             meaning = meaning_of(name, word)
             yield f"{_quoted(word)} = {_quoted(meaning)}" if meaning else f'# {_quoted(word)} = "?"'

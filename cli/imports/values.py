@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from cli.imports.amounts import AmountReader, ReadAmount
-from cli.imports.mapping import WORDS, FieldName, Mapping
+from cli.imports.mapping import MINUS, WORDS, FieldName, Mapping
 from cli.imports.records import Cell, Row, UnknownResult, UnreadableCell, plain_text
 from cli.imports.times import TimeReader
 from schema.fields import Amount, ClaimDetails, ClaimIdText, Currency, Name, Prose, Time
@@ -153,6 +153,10 @@ class RowReader:
             self._read_amount(self._cell(row, "amount"), details)
         except UnreadableCell as error:
             facts.problems.append(f"{self._mapping.columns.get('amount', 'amount')}: {error}")
+        try:
+            self._give_sign(row, details)
+        except UnreadableCell as error:
+            facts.problems.append(f"{self._mapping.columns.get('sign', 'sign')}: {error}")
         name = "claimId" if "claimId" in self._mapping.columns else "claimIds"
         try:
             claim_ids = self._claim_ids(_checked(row.cells.get(self._mapping.columns[name])))
@@ -203,6 +207,18 @@ class RowReader:
         if amount.currency is not None and details.setdefault("currency", amount.currency) != amount.currency:
             raise UnreadableCell(f"is in {amount.currency}, and the row says {details['currency']}")
         details["amount"] = _valid("amount", amount.text)
+
+    def _give_sign(self, row: Row, details: dict[str, str]) -> None:
+        """Give the amount the sign that has a column of its own. Raises UnreadableCell."""
+        if "sign" not in self._mapping.columns or "amount" not in details:
+            return
+        sign = self._text(row, "sign")
+        if sign is None:
+            raise UnreadableCell("is blank, and says whether the amount is plus or minus")
+        if details["amount"].startswith("-"):
+            raise UnreadableCell("says the sign of an amount that has a minus itself")
+        if sign == MINUS:
+            details["amount"] = _valid("amount", f"-{details['amount']}")
 
     def _time_text(self, cell: Cell) -> str | None:
         time = self._times.read(cell)

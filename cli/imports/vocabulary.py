@@ -6,6 +6,11 @@ from typing import Final
 
 from cli.imports.mapping import WORDS, FieldName
 
+_DEBIT: Final = r"soll|deb(?:i|e|é)t|dr|d|s"
+_CREDIT: Final = r"haben|cr(?:e|é)dit|kredit|cr|c|k|h"
+_TWO_SIDES: Final = re.compile(rf"\b({_DEBIT}) / ({_CREDIT})\b", re.IGNORECASE)
+"""One heading with spaces around its stroke, and no headings above each other."""
+
 # In the order in which they choose a column: what only one kind of heading can mean comes first.
 _HEADINGS: Final[dict[FieldName, str]] = {
     "claimIds": r"claims|claim ids|belege|bilag liste|reports in batch|pi(è|e)ces|underlag",
@@ -15,6 +20,8 @@ _HEADINGS: Final[dict[FieldName, str]] = {
     "voucherId": r"voucher.?(id|no|number|nr)?|document.?(no|number)|ver.?nr|buchungs.?(nr|nummer)|transaction.?id",
     "voucherUrl": r"url|link",
     "currency": r"currency(.?code)?|currency alpha iso code|w(ä|ae)hrung|wkz.*|valuta|iso|devise|monnaie",
+    "sign": rf"(({_DEBIT}) ?({_CREDIT})|({_CREDIT}) ({_DEBIT}))( ?(kz|kennz(eichen)?|ind(icator)?|flag|code|sign|key))?"
+    r"|sign|vorzeichen|fortegn|tecken|sens|shkzg",
     "amount": r"(total |approved |claim )?amount|total|sum|betrag|umsatz.*|bel(ø|oe|o|ö)p|summa|montant.*"
     r"|eur|usd|gbp|nok|sek|dkk|chf",
     "periodStart": r"(period|zeitraum|p(é|e)riode).*(from|start|von|fra|fr(å|a)n|du|d(é|e)but)",
@@ -46,6 +53,8 @@ _EXPORTED: Final = (
     "sent", "posted", "booked", "ok", "exportiert", "gesendet", "gebucht", "eksportert", "sendt", "bokført",
     "bogført", "exporterad", "skickad", "bokförd", "exporté", "envoyé", "comptabilisé",
 )  # fmt: skip
+_DEBIT_WORDS: Final = ("s", "soll", "d", "dr", "debit", "debet", "débit")
+_CREDIT_WORDS: Final = ("h", "haben", "c", "cr", "credit", "crédit", "k", "kredit")
 _MEANINGS: Final[dict[str, dict[str, str]]] = {
     "status": {
         **dict.fromkeys((*_EXPORTED, "exported", "complete", "done", "success"), "completed"),
@@ -56,6 +65,10 @@ _MEANINGS: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(_EXPORTED, "exported"),
         **dict.fromkeys(("rejected", "abgelehnt", "avvist", "afvist", "avvisad", "refusé", "rejeté"), "skipped"),
         **dict.fromkeys(("draft", "open", "entwurf", "offen", "utkast", "åpen", "brouillon"), "ignored"),
+    },
+    "sign": {
+        **dict.fromkeys((*_DEBIT_WORDS, "+"), "plus"),
+        **dict.fromkeys((*_CREDIT_WORDS, "-", "\u2212"), "minus"),
     },
 }
 
@@ -85,6 +98,6 @@ def meaning_of(name: FieldName, word: str) -> str | None:
 
 
 def _fits(pattern: str, heading: str) -> bool:
-    last = re.sub(r" \(\d+\)$", "", heading.split(" / ")[-1].lstrip("#"))
+    last = re.sub(r" \(\d+\)$", "", _TWO_SIDES.sub(r"\1/\2", heading).split(" / ")[-1].lstrip("#"))
     words = re.sub(r"[_\-./]+", " ", re.sub(r"(?<=[a-zäöøå])(?=[A-Z])", " ", last))
     return re.fullmatch(pattern, words.strip().casefold()) is not None

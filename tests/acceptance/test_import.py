@@ -22,7 +22,7 @@ EXAMPLES = ROOT / "examples" / "import"
 # For each example: new runs, new claims, refused rows, claims that went out twice.
 EXPECTED = {
     "concur.csv": (3, 4, 0, []),
-    "datev.csv": (2, 5, 0, ["000418"]),
+    "datev.csv": (2, 6, 0, ["000418"]),
     "expensify.jsonl": (2, 3, 0, ["900117"]),
     "fortnox.csv": (3, 6, 0, []),
     "hand-kept.csv": (2, 4, 3, ["taxi-17"]),
@@ -106,6 +106,23 @@ async def test_an_example_is_imported_and_changes_nothing_the_second_time(
     assert (again["new"]["runs"], again["known"]) == (0, {"runs": runs, "claims": claims})
     assert [each["claimId"] for each in again["doubleExports"]["claims"]] == doubles
     assert await state(connection) == before
+
+
+@pytest.mark.usefixtures("worker")
+async def test_credits_that_have_a_sign_of_their_own_are_subtracted_in_totals_and_reports(
+    settings: WorkerSettings, connection: Connection, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(EXAMPLES / "datev.csv", tmp_path))
+    shutil.copy(EXAMPLES / "datev.toml", tmp_path / "mapping.toml")
+    facts = await imported(settings, path, "--apply")
+    assert facts["doubleExports"]["amounts"] == {"EUR": "1203.90"}
+    report = tmp_path / "report.json"
+    written = await forked_export_runs("report", "--format", "json", "--output", str(report), settings=settings)
+    assert written.code == 0, written.err
+    tables = json.loads(report.read_bytes())["tables"]
+    assert {row["claim_id"]: row["amount"] for row in tables["claims"]}["000421"] == "-19.00"
+    totals = sorted((row["exported_amount"], row["told_amount"]) for row in tables["totals"])
+    assert totals == [("1257.00", "1257.00"), ("1271.40", "1271.40")]
 
 
 async def test_a_dry_run_needs_no_service_and_finds_what_went_out_twice(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import shutil
 import tomllib
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,43 @@ async def test_what_is_suggested_for_an_example_can_be_used_when_the_rest_is_dec
 
 def test_every_example_is_tried() -> None:
     assert {path.name for path in EXAMPLES.iterdir() if path.suffix != ".toml"} == set(OPEN)
+
+
+@pytest.mark.parametrize(
+    ("heading", "words"),
+    [
+        ("Soll/Haben-Kennzeichen", ("S", "H")),
+        ("Soll / Haben", ("Soll", "Haben")),
+        ("S/H", ("s", "h")),
+        ("Debit/Credit", ("Debit", "Credit")),
+        ("Debit/Credit Indicator", ("D", "C")),
+        ("DR/CR", ("DR", "CR")),
+        ("Debet/Kredit", ("D", "K")),
+        ("Sens", ("D", "C")),
+        ("Sign", ("+", "-")),
+    ],
+)
+async def test_a_column_with_the_sign_of_the_amount_is_known(
+    tmp_path: Path, heading: str, words: tuple[str, str]
+) -> None:
+    rows = [[*TABLE[0], heading], [*TABLE[1], words[0]], [*TABLE[2], words[1]]]
+    path = written(tmp_path, rows, "csv")
+    suggestion = suggested_mapping(path)
+    mapping = parsed(suggestion)
+    assert mapping["columns"] == {**COLUMNS, "sign": heading}
+    assert mapping["words"]["sign"] == {words[0]: "plus", words[1]: "minus"}
+    again = written(tmp_path, [*rows, ["2", "a-2", "2024-02-01", "8.00", "EUR", words[1]]], "csv")
+    plan = await planned(again, suggestion.toml)
+    assert (plan.rejected_rows, plan.double_exports, plan.double_amounts) == (0, 1, {"EUR": Decimal(0)})
+
+
+def test_a_sign_whose_words_are_not_known_is_left_open(tmp_path: Path) -> None:
+    rows = [[*TABLE[0], "Sign"], [*TABLE[1], "40"], [*TABLE[2], "50"]]
+    suggestion = suggested_mapping(written(tmp_path, rows, "csv"))
+    assert "Left open: orgId, words.sign." in suggestion.notes
+    assert '# "40" = "?"' in suggestion.toml
+
+
+def test_a_sign_without_an_amount_is_no_column_of_a_mapping(tmp_path: Path) -> None:
+    rows = [["Batch", "Claim no", "Export date", "S/H"], ["1", "a-1", "2024-01-31", "S"]]
+    assert "sign" not in parsed(suggested_mapping(written(tmp_path, rows, "csv")))["columns"]
