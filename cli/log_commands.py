@@ -17,6 +17,7 @@ from handlers.rebuild import OTHERS_WAIT_MAX_S, Rebuild, RebuildPlan, plan_rebui
 from handlers.rebuild import rebuild as rebuild_tables
 from handlers.verification import Difference, Verification
 from handlers.verification import verify as verify_tables
+from schema.fields import counted
 from sql.replayed_tables import OUTSIDE
 
 log_commands = typer.Typer()
@@ -100,7 +101,7 @@ def rebuild(
     if as_json:
         print_json({"dryRun": False, "entries": rebuilt.entry_count, "tables": list(rebuilt.tables)})
     else:
-        out.print_line(f"made anew from {rebuilt.entry_count:,} log entries: {', '.join(rebuilt.tables)}")
+        out.print_line(f"made anew from {_entries(rebuilt.entry_count)}: {', '.join(rebuilt.tables)}")
 
 
 def _plan_rebuild(as_json: bool) -> None:
@@ -114,13 +115,17 @@ def _plan_rebuild(as_json: bool) -> None:
         facts = {"dryRun": True, "entries": plan.entry_count, "tables": list(plan.tables)}
         print_json({**facts, "storedBytes": plan.stored_bytes, "obstacles": list(plan.obstacles)})
     else:
-        out.print_line(f"would make anew from about {plan.entry_count:,} log entries: {', '.join(plan.tables)}")
+        out.print_line(f"would make anew from about {_entries(plan.entry_count)}: {', '.join(plan.tables)}")
         out.print_line(f"they take {plan.stored_bytes / 2**20:,.0f} MiB, and need as much room once more")
         for obstacle in plan.obstacles:
             out.print_line(f"in the way: {obstacle}")
     err.print_line("nothing was done; leave out --dry-run to do it")
     if plan.obstacles:
         raise typer.Exit(Exit.REFUSED)
+
+
+def _entries(count: int) -> str:
+    return counted(count, "log entry", "log entries")
 
 
 def _print_verification(verification: Verification) -> None:
@@ -130,8 +135,8 @@ def _print_verification(verification: Verification) -> None:
     if unlisted:
         out.print_line(f"and {unlisted:,} more")
     rows = ", ".join(f"{count:,} {table}" for table, count in verification.row_counts.items())
-    out.print_line(f"replayed {verification.entry_count:,} log entries: {rows}")
-    out.print_line(f"{verification.difference_count:,} differences. {OUTSIDE_TEXT}.")
+    out.print_line(f"replayed {_entries(verification.entry_count)}: {rows}")
+    out.print_line(f"{counted(verification.difference_count, 'difference')}. {OUTSIDE_TEXT}.")
 
 
 def _difference_json(difference: Difference) -> dict[str, Any]:

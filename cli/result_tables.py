@@ -7,6 +7,7 @@ from typing import Final
 from cli.terminal import Cell, Column, ResultTable, Terminal
 from cli.times import age_text, time_text
 from export_runs_client.schema.events import RunStatus
+from export_runs_client.schema.fields import counted
 from export_runs_client.schema.limits import DOUBLE_EXPORT_RUNS_COUNTED_MAX
 from export_runs_client.schema.results import (
     CheckedClaims,
@@ -52,8 +53,8 @@ def show_history(terminal: Terminal, history: ExportHistory) -> None:
     for run in history.runs:
         table.add_row(*_run_cells(run))
     terminal.print_table(table)
-    total = "more than 10,000" if history.total is None else f"{history.total:,}"
-    terminal.print_line(f"{len(history.runs)} of {total} runs")
+    total = "more than 10,000 runs" if history.total is None else counted(history.total, "run")
+    terminal.print_line(f"{len(history.runs):,} of {total}")
     _show_next(terminal, history.next_cursor)
 
 
@@ -64,7 +65,7 @@ def show_runs_of_period(terminal: Terminal, answer: PeriodRuns) -> None:
         table.add_row(*_run_cells(run), f"{run.overlap_start}", f"{run.overlap_end}")
     terminal.print_table(table)
     if answer.has_more:
-        terminal.print_line(f"only the newest {len(answer.runs):,} runs are listed")
+        terminal.print_line(f"only the newest {counted(len(answer.runs), 'run is', 'runs are')} listed")
 
 
 def show_last_export(terminal: Terminal, answer: LastExport) -> None:
@@ -82,7 +83,7 @@ def show_found_runs(terminal: Terminal, found: FoundRuns) -> None:
         table.add_row(*_run_cells(run), run.claim_outcome)
     terminal.print_table(table)
     if found.truncated:
-        terminal.print_line(f"only the newest {len(found.runs):,} runs are listed")
+        terminal.print_line(f"only the newest {counted(len(found.runs), 'run is', 'runs are')} listed")
 
 
 def show_run(terminal: Terminal, run: ExportRunWithClaims) -> None:
@@ -107,15 +108,15 @@ def show_run(terminal: Terminal, run: ExportRunWithClaims) -> None:
 
 def _reversal_text(reversal: RunReversal) -> str:
     external = f", {reversal.external_reversal_id}" if reversal.external_reversal_id else ""
-    count = f"{reversal.claim_count:,} claim" + "s" * (reversal.claim_count != 1)
+    count = counted(reversal.claim_count, "claim")
     people = f"by {reversal.reversed_by}, approved by {reversal.approved_by}"
     return f"{count} on {time_text(reversal.reversed_at)} {people}{external}: {reversal.reason}"
 
 
 def show_reversed_export(terminal: Terminal, answer: ReversedExport) -> None:
     """Print which exports of a run were taken back."""
-    count = len(answer.reversed)
-    terminal.print_line(f"{count:,} exports of run {answer.run_id} are taken back: {_first_few(answer.reversed)}")
+    exports = counted(len(answer.reversed), "export")
+    terminal.print_line(f"taken back of run {answer.run_id}: {exports}, {_first_few(answer.reversed)}")
 
 
 def show_run_claims(terminal: Terminal, page: RunClaimsPage) -> None:
@@ -172,7 +173,7 @@ def show_checked_claims(terminal: Terminal, checked: CheckedClaims) -> None:
         table.add_row(claim_id, Cell("no", "green"), "", "")
     terminal.print_table(table)
     if checked.pending_events is not None and checked.pending_events.count:
-        waiting = f"{checked.pending_events.count:,} events waited to be stored"
+        waiting = f"{counted(checked.pending_events.count, 'event')} waited to be stored"
         terminal.print_line(f"{waiting} at {time_text(checked.pending_events.as_of)} UTC")
 
 

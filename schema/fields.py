@@ -181,6 +181,11 @@ def shortened(text: str, chars_max: int) -> str:
     return text if len(text) < chars_max else text[: chars_max - 1] + CUT
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with what it counts: `1 row`, `2,000 rows`. `many` says what several are, if not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 class WireModel(BaseModel):
     """A JSON object of the contract: camelCase on the wire, snake_case in Python, strict, immutable.
 

@@ -12,6 +12,7 @@ from cli.conformance.stage import StageRefused
 from cli.console import AsJson, Exit, fail, read_settings
 from cli.errors import errors_explained
 from cli.terminal import out, print_json
+from schema.fields import counted
 from worker.settings import BrokerSettings
 
 TIMEOUT_S: Final = 60.0
@@ -53,7 +54,7 @@ def conformance(
     if as_json:
         print_json({"role": role, "passed": not failed, "scenarios": [_as_json(each) for each in played]})
     else:
-        out.print_line(f"{len(played) - len(failed)} of {len(played)} scenarios passed")
+        out.print_line(f"{len(played) - len(failed)} of {counted(len(played), 'scenario')} passed")
     if failed:
         raise typer.Exit(Exit.REFUSED)
 
@@ -83,7 +84,7 @@ def _print(played: Played) -> None:
         return
     out.print_line(f"{played.scenario.name}: failed. {played.scenario.summary}")
     for finding in played.findings:
-        often = f", {finding.times} times" if finding.times > 1 else ""
+        often = f", {finding.times:,} times" if finding.times > 1 else ""
         message = f", message {finding.fault.message_id}" if finding.fault.message_id else ""
         out.print_line(f"  {finding.rule.name}{often}: {finding.fault.sentence}")
         out.print_line(f"    {_place(finding)}{message}")

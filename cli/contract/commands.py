@@ -13,6 +13,7 @@ from cli.contract.asyncapi import asyncapi_document
 from cli.contract.json_schemas import schema_files
 from cli.contract.pages import valid_examples
 from cli.terminal import err, out
+from schema.fields import counted
 
 PAGE: Final = "CONTRACT.md"
 DOCUMENT: Final = "asyncapi.yaml"
@@ -43,7 +44,7 @@ def contract(
             _write(folder / name, written.get(name))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         fail(Exit.REFUSED, f"{folder}: {error}")
-    out.print_line(f"{len(written):,} files are current")
+    out.print_line(f"{counted(len(written), 'file is', 'files are')} current")
 
 
 def contract_files(page: str, version: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from cli.dead_letters.letter import DeadLetter
 from cli.dead_letters.queues import QueueCounts
 from cli.terminal import Column, ResultTable, Terminal
 from cli.times import age_text, time_text
+from schema.fields import counted
 from worker.broker.deliveries import Delivery
 
 BODY_SHOWN_CHARS_MAX: Final = 20_000
@@ -71,7 +72,7 @@ def summaries(counts: Sequence[QueueCounts]) -> Iterator[str]:
     """One line per queue: how many dead letters it has, how old the oldest is, how many were listed."""
     now = datetime.now(UTC)
     for queue in counts:
-        line = f"{queue.queue}: {queue.ready + queue.held_by_others:,} dead letters"
+        line = f"{queue.queue}: {counted(queue.ready + queue.held_by_others, 'dead letter')}"
         if queue.held_by_others:
             line += f", {queue.held_by_others:,} of them held by another command or consumer"
         is_whole = queue.read >= queue.ready
@@ -140,7 +141,7 @@ def list_json(counts: Sequence[QueueCounts], letters: Sequence[DeadLetter]) -> d
 def show_report(terminal: Terminal, report: ActionReport, verb: str, *, dry_run: bool) -> None:
     """Print how many dead letters an action was applied to, by queue and error code."""
     did = f"would {verb}" if dry_run else f"{verb}ed"
-    terminal.print_line(f"{did} {report.applied.total():,} dead letters")
+    terminal.print_line(f"{did} {counted(report.applied.total(), 'dead letter')}")
     for (queue, code), count in sorted(report.applied.items()):
         terminal.print_line(f"  {queue}: {count:,} {code}")
 
@@ -165,7 +166,7 @@ def obstacles_text(report: ActionReport) -> str:
     obstacles = sorted(report.obstacles)
     listed = "; ".join(obstacles[:OBSTACLES_LISTED_MAX])
     more = len(obstacles) - OBSTACLES_LISTED_MAX
-    return f"left {report.left:,}: {listed}" + (f"; and {more:,} more reasons" if more > 0 else "")
+    return f"left {report.left:,}: {listed}" + (f"; and {counted(more, 'more reason')}" if more > 0 else "")
 
 
 def body_text(body: bytes) -> tuple[str, bool]:
@@ -182,7 +183,7 @@ def body_text(body: bytes) -> tuple[str, bool]:
 def held_text(counts: Sequence[QueueCounts]) -> str:
     """What to say of messages that a command could not reach; nothing if there are none."""
     held = sum(queue.held_by_others for queue in counts)
-    return f"another command or consumer holds {held:,} dead letters; they were not looked at" if held else ""
+    return f"another command or consumer holds {counted(held, 'dead letter')}, not looked at" if held else ""
 
 
 def _age(queue: QueueCounts, now: datetime) -> str:

@@ -25,7 +25,7 @@ from cli.imports.rejects import default_names, write_rejects
 from cli.imports.suggestion import suggested_mapping
 from cli.request_client import open_client, publish_event
 from cli.terminal import Column, ResultTable, err, out, print_json
-from schema.fields import Name, amount_text
+from schema.fields import Name, amount_text, counted
 from sql.connection import Connection
 from worker.database.gate import Gate
 from worker.database.pool import connect, session_settings
@@ -191,34 +191,44 @@ def _facts(plan: Plan, stored: int, *, apply: bool) -> dict[str, Any]:
 
 
 def _print_plan(plan: Plan, stored: int, records: RecordFile, rejects: Path | None, *, apply: bool) -> None:
-    out.print_line(f"{records.description}; {plan.rows:,} rows")
+    out.print_line(f"{records.description}; {counted(plan.rows, 'row')}")
     if plan.ignored_rows:
-        out.print_line(f"{plan.ignored_rows:,} rows are about no export, and are left out")
+        out.print_line(f"{counted(plan.ignored_rows, 'row is', 'rows are')} about no export, and left out")
     if plan.copied_rows:
-        out.print_line(f"{plan.copied_rows:,} rows are copies of another row of their run, and count once")
+        out.print_line(
+            f"{counted(plan.copied_rows, 'row is a copy', 'rows are copies')} of another row of the run, and left out"
+        )
     if plan.short_claim_ids:
         out.print_line(
-            f"{plan.short_claim_ids:,} claim ids have fewer than {plan.claim_digits} digits, others begin with zeros: "
+            f"{counted(plan.short_claim_ids, 'claim id has', 'claim ids have')} fewer than {plan.claim_digits} digits, "
+            "others begin with zeros: "
             "if a spreadsheet took zeros away, set claim_digits in the mapping"
         )
-    out.print_line(f"{plan.runs:,} new runs with {plan.claims:,} claims; {plan.known_runs:,} runs are known already")
+    out.print_line(
+        f"{counted(plan.runs, 'new run')} with {counted(plan.claims, 'claim')}; "
+        f"{counted(plan.known_runs, 'run is', 'runs are')} known already"
+    )
     for line in plan.reasons.lines(PRINTED_MAX):
         out.print_line(f"refused: {line}")
     if rejects is not None:
-        out.print_line(f"{plan.rejected_rows:,} refused rows are in {rejects}: mend them and import that file")
+        out.print_line(
+            f"{counted(plan.rejected_rows, 'refused row is', 'refused rows are')} in {rejects}: "
+            "mend that file and import it"
+        )
         first = default_names(records.path)[0]
         if rejects in default_names(records.path)[1:]:
             out.print_line(f"{first} was there before, and is left as it is")
     if plan.rows_of_no_run:
         out.print_line(
-            f"{plan.rows_of_no_run:,} refused rows do not say which run they belong to: nothing is imported until they "
-            "are mended or taken out, because a run that was imported without one of its rows can never get it"
+            f"{counted(plan.rows_of_no_run, 'refused row does', 'refused rows do')} not name the run: nothing is "
+            "imported until that is mended or taken out, because a run that was imported without one of its rows can "
+            "never get it"
         )
     _print_double_exports(plan)
     if apply and plan.rows_of_no_run:
         fail(Exit.REFUSED, "nothing was imported")
     if apply:
-        out.print_line(f"{stored:,} of {plan.events:,} new events are stored")
+        out.print_line(f"{stored:,} of {counted(plan.events, 'new event is', 'new events are')} stored")
         if stored < plan.events:
             fail(Exit.REFUSED, "not all events are stored: is a worker running? see export-runs dead-letters list")
     else:
@@ -233,7 +243,8 @@ def _print_double_exports(plan: Plan) -> None:
         return
     amounts = ", ".join(f"{currency} {amount_text(amount)}" for currency, amount in sorted(plan.double_amounts.items()))
     out.print_line(
-        f"{plan.double_exports:,} claims were exported more than once{f'; too much: {amounts}' if amounts else ''}"
+        f"{counted(plan.double_exports, 'claim was', 'claims were')} exported more than once"
+        f"{f'; too much: {amounts}' if amounts else ''}"
     )
     table = ResultTable((Column("claim"), Column("organisation")), (Column("amounts"),), (Column("runs"),))
     for each in plan.listed[:PRINTED_MAX]:

@@ -20,6 +20,7 @@ from cli.imports.recognition import open_record_file
 from cli.reports.values import csv_text
 from cli.terminal import Column, ResultTable, err, out, print_json
 from cli.times import day_option
+from schema.fields import counted
 from sql.replayed_tables import find_stored_tables
 
 compare_commands = typer.Typer()
@@ -130,11 +131,12 @@ def _reasons(comparison: Comparison) -> str:
 def _print(comparison: Comparison) -> None:
     out.print_line(f"runs that began from {comparison.first_day} to {comparison.last_day}")
     out.print_line(
-        f"the file exported {comparison.file_claims:,} claims then, the service {comparison.service_claims:,}"
+        f"the file exported {counted(comparison.file_claims, 'claim')} then, the service {comparison.service_claims:,}"
     )
     if comparison.unreadable_rows:
         out.print_line(
-            f"{comparison.unreadable_rows:,} of {comparison.rows:,} rows cannot be read: {_reasons(comparison)}"
+            f"{comparison.unreadable_rows:,} of {counted(comparison.rows, 'row')} cannot be read: "
+            f"{_reasons(comparison)}"
         )
     if not comparison.counts:
         out.print_line("no claim differs")

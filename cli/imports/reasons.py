@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from schema.fields import counted
+
 REASONS_MAX: Final = 1_000
 """Reasons that are told apart. A file can have another one in each row."""
 
@@ -38,4 +40,4 @@ class Reasons:
     def _line(self, reason: str, count: int) -> str:
         rows = self.first_rows[reason]
         numbers = ", ".join(map(str, rows)) + (", ..." if count > len(rows) else "")
-        return f"{count:,} row{'s' if count > 1 else ''} ({numbers}): {reason}"
+        return f"{counted(count, 'row')} ({numbers}): {reason}"

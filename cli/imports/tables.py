@@ -10,6 +10,7 @@ from typing import Final
 from cli.console import FileRefused
 from cli.imports.mapping import Mapping, heading_text
 from cli.imports.records import REASON_HEADING, Cell, NumberedRecords, Row, is_given, plain_text
+from schema.fields import counted
 
 HEADER_SEARCH_ROWS_MAX: Final = 50
 """The headings must be among the first rows."""
@@ -45,7 +46,11 @@ def find_headings(records: NumberedRecords, mapping: Mapping, path: Path) -> tup
     wanted = set(mapping.headings)
     first = list(islice(records, HEADER_SEARCH_ROWS_MAX))
     if not any(map(is_given, chain.from_iterable(record for _, record in first))):
-        raise FileRefused(f"{path}: has no rows" if not first else f"{path}: its first {len(first)} rows are blank")
+        raise FileRefused(
+            f"{path}: has no rows"
+            if not first
+            else f"{path}: its first {counted(len(first), 'row is', 'rows are')} blank"
+        )
     best: list[str] = []
     # A file of refused rows has its headings joined in one row.
     heights = sorted({1, mapping.header_rows}, reverse=True)

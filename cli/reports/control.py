@@ -9,7 +9,7 @@ from typing import Final
 from asyncpg import Record
 
 from handlers.reports import Control, ReportedLog
-from schema.fields import amount_text
+from schema.fields import amount_text, counted
 
 EXACT: Final = Context(prec=200)
 """Sums of amounts are exact: an amount has 22 digits, and the largest report has not 10^100 of them."""
@@ -110,7 +110,9 @@ class ControlTotals:
         outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(self.outcomes.items()))
         amounts = [f"{currency} {amount_text(amount)}" for currency, (_, amount) in sorted(self.claims.items())]
         claims = sum(self.outcomes.values())
-        parts = [f"{claims:,} claims{f' ({outcomes})' if outcomes else ''} in {self.rows['runs']:,} runs"]
+        parts = [
+            f"{counted(claims, 'claim')}{f' ({outcomes})' if outcomes else ''} in {counted(self.rows['runs'], 'run')}"
+        ]
         if amounts:
             parts.append(f"amounts that went out: {', '.join(amounts)}")
         if self.reversed:
@@ -119,7 +121,7 @@ class ControlTotals:
             )
             parts.append(f"of these taken back: {', '.join(taken_back)}")
         if self.claims_without_amount:
-            parts.append(f"{self.claims_without_amount:,} claims went out without a known amount")
+            parts.append(f"{counted(self.claims_without_amount, 'claim')} went out without a known amount")
         return "; ".join(parts)
 
 

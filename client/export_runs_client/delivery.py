@@ -14,6 +14,7 @@ from .connection import Connection
 from .errors import NoAnswer
 from .reports import encoded, end_of_dead, run_finished
 from .schema.events import RUN_FINISHED
+from .schema.fields import counted
 from .spool import Spool, UnreadableRuns, new_spool, spool_files, taken_over
 
 CONFIRM_TIMEOUT_S: Final = 15.0
@@ -150,7 +151,9 @@ async def deliver_left(connection: Connection, path: Path) -> int | None:
     finally:
         spool.close()
     if unreadable:
-        raise UnreadableRuns(f"{unreadable} runs were left by another version of this client, which can read them")
+        raise UnreadableRuns(
+            f"another version of this client left {counted(unreadable, 'run')}, and can read what it left"
+        )
     return count
 
 

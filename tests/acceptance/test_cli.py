@@ -44,7 +44,7 @@ async def test_published_events_are_found_by_every_command(
 
     history = await forked_export_runs("history", "acme", settings=settings)
     assert history.code == 0
-    for text in (created["runId"], "completed", "alice", "1 of 1 runs"):
+    for text in (created["runId"], "completed", "alice", "1 of 1 run"):
         assert text in history.out
     as_json = await forked_export_runs("history", "acme", "--json", settings=settings)
     assert json.loads(as_json.out) == await wire.result("get-export-history", orgId="acme")

@@ -134,7 +134,7 @@ async def test_a_dry_run_needs_no_service_and_finds_what_went_out_twice(tmp_path
     out, err = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_S)
     assert (process.returncode, err) == (0, b"nothing was imported; add --apply to do it\n")
     assert b"2 new runs with 3 claims" in out
-    assert b"1 claims were exported more than once; too much: EUR 10.00" in out
+    assert b"1 claim was exported more than once; too much: EUR 10.00" in out
 
 
 async def test_a_dry_run_publishes_nothing(settings: WorkerSettings, connection: Connection, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ async def test_a_file_of_refused_rows_that_is_there_is_never_overwritten(
     third, fourth = tmp_path / "table.rejects-3.csv", tmp_path / "table.rejects-4.csv"
     arguments = ["import", str(path), "--mapping", str(tmp_path / "mapping.toml"), "--source", "s"]
     again = await forked_export_runs(*arguments, settings=settings)
-    assert f"1 refused rows are in {third}: mend them and import that file" in again.out
+    assert f"1 refused row is in {third}: mend that file and import it" in again.out
     assert f"{tmp_path / 'table.rejects.csv'} was there before, and is left as it is" in again.out
     of_rejects = await imported(settings, tmp_path / "table.rejects.csv", code=1)
     assert of_rejects["rejects"]["file"] == str(fourth)

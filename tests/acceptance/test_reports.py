@@ -145,7 +145,7 @@ async def test_a_report_adds_up_in_each_format_and_is_the_same_again(
     part = ("--org", "org-1", "--time-zone", "Europe/Berlin", "--format", "json", "--month")
     assert "0 claims in 0 runs" in await report(settings, *part, "2026-01", "--output", str(january))
     said = await report(settings, *part, "2026-02", "--output", str(february))
-    assert "2 claims (1 exported, 1 skipped) in 1 runs" in said
+    assert "2 claims (1 exported, 1 skipped) in 1 run" in said
     assert [each["claim_id"] for each in json.loads(february.read_bytes())["tables"]["claims"]] == ["c-30", "s-1"]
 
     for options, code, sentence in (

@@ -152,7 +152,7 @@ async def test_a_run_that_another_version_left_stops_none_of_the_others(
     assert (run["status"], run["claimIds"]) == ("partial", ["taxi-9"])
     [path] = spool_files(tmp_path)
     code, text = await flush_command(settings, str(tmp_path))
-    assert (code, f"{path}: cannot be read: 1 runs were left by another version" in text) == (1, True)
+    assert (code, f"{path}: cannot be read: another version of this client left 1 run, and" in text) == (1, True)
 
 
 @pytest.mark.usefixtures("worker")

@@ -58,8 +58,8 @@ def test_sums_are_exact_and_what_does_not_agree_is_found() -> None:
     totals.add("claims", claim(outcome="reversed", amount=None))
     totals.add("claims", claim(outcome="skipped"))
     assert totals.sentence() == (
-        "5 claims (3 exported, 1 reversed, 1 skipped) in 1 runs; "
-        "amounts that went out: EUR 999999999999999999.9999; 1 claims went out without a known amount"
+        "5 claims (3 exported, 1 reversed, 1 skipped) in 1 run; "
+        "amounts that went out: EUR 999999999999999999.9999; 1 claim went out without a known amount"
     )
     lines = totals.lines(Control(1, 4, 1, 1, 0), ReportedLog(7))
     assert [line.what for line in differing(lines)] == ["claims in EUR that went out", "their amount in EUR"]

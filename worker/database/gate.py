@@ -7,6 +7,7 @@ from typing import Final
 import asyncpg
 
 import sql
+from schema.fields import counted
 from sql.connection import Connection
 from worker.database.errors import DatabaseRefused
 
@@ -43,7 +44,9 @@ class Gate:
         except POOLER_ERRORS as error:
             raise DatabaseRefused(f"the session is not the worker's own ({error}): {POOLER_ADVICE}") from None
         if missing:
-            raise DatabaseRefused(f"{len(missing)} migrations are missing: run `export-runs migrate` first")
+            raise DatabaseRefused(
+                f"{counted(len(missing), 'migration is', 'migrations are')} missing: run `export-runs migrate` first"
+            )
         if is_copy:
             raise DatabaseRefused("the database was restored from a backup: run `export-runs after-restore` first")
         if differing:
@@ -68,7 +71,7 @@ async def pending(connection: Connection, migrations: Sequence[sql.Migration]) -
     newer = len(applied) - len(known)
     if newer > NEWER_MIGRATIONS_MAX:
         raise DatabaseRefused(
-            f"the database is too new: {newer} migrations are applied that this version does not know, and a version "
+            f"the database is too new: this version does not know {counted(newer, 'applied migration')}, and a version "
             "runs on its own schema or the next version's; run a newer version"
         )
     return list(migrations[len(known) :])

@@ -23,7 +23,7 @@ PLAYED = {Role.EXPORTER: "What is played to an exporter", Role.GUARD: "What is p
 async def test_what_a_sound_program_hears(settings: WorkerSettings) -> None:
     command = (sys.executable, str(path_of("client_guard")))
     done = await export_runs("conformance", "guard", "--only", "plain", "--", *command, settings=settings)
-    assert (done.code, done.out, done.err) == (0, "plain: passed\n1 of 1 scenarios passed\n", "")
+    assert (done.code, done.out, done.err) == (0, "plain: passed\n1 of 1 scenario passed\n", "")
 
 
 @pytest.mark.usefixtures("kit_url")
@@ -34,7 +34,7 @@ async def test_what_the_maker_of_a_mistake_hears(settings: WorkerSettings) -> No
     assert (done.code, first, last) == (
         1,
         "plain: failed. One claim is exported, one is reserved, and one is free.",
-        "0 of 1 scenarios passed",
+        "0 of 1 scenario passed",
     )
     assert rule == "  only-unexported: claim hotel-2 was let through although it is reserved"
     assert re.fullmatch(r"    docs/CONTRACT\.md#check-claims, message [0-9a-f-]{36}", page)

@@ -36,7 +36,7 @@ async def test_list_prints_each_dead_letter_with_its_error(settings: WorkerSetti
         assert text in shown.out
     assert re.search(rf"{CREATED_DEAD}: 2 dead letters, the oldest: \d+s ago\n", shown.out)
     assert f"{FINISHED_DEAD}: 0 dead letters\n" in shown.out
-    assert f"{UNROUTABLE}: 1 dead letters, the oldest: age unknown\n" in shown.out
+    assert f"{UNROUTABLE}: 1 dead letter, the oldest: age unknown\n" in shown.out
 
     lines = await listed(settings, "--queue", "run-created")
     assert [(each["messageId"], each["errorCode"]) for each in lines] == [
@@ -114,7 +114,7 @@ async def test_the_age_of_unroutable_messages(settings: WorkerSettings, wire: Wi
     """RabbitMQ may write the time of arrival into a header. Otherwise the publisher's timestamp is used."""
     await wire.publish("run-deleted", b"x")
     summary = await tool("list", settings=settings)
-    assert f"{UNROUTABLE}: 1 dead letters, the oldest: age unknown\n" in summary.out
+    assert f"{UNROUTABLE}: 1 dead letter, the oldest: age unknown\n" in summary.out
     sent_at = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
     await wire.publish("run-deleted", b"x", message_id="m-1", timestamp=sent_at)
     received_at = sent_at - timedelta(hours=1, milliseconds=7)

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from schema.fields import counted
 from sql.connection import Connection
 from tests.acceptance.dead_letters.conftest import CREATED_DEAD, die, listed, tool
 from tests.wire import Wire, run_created
@@ -38,11 +39,11 @@ async def test_every_command_selects_the_same_dead_letters(
     await die(wire, b"{}", event_type="run-finished", message_id="d", code="INVALID_EVENT")
     assert [each["messageId"] for each in await listed(settings, *arguments)] == ids
     plan = await tool("replay", "--dry-run", *arguments, settings=settings)
-    assert plan.out.startswith(f"would replay {len(ids)} dead letters\n")
+    assert plan.out.startswith(f"would replay {counted(len(ids), 'dead letter')}\n")
     conditions = {"--message-id", "--error-code", "--older-than", "--newer-than"}
     select_all = [] if conditions & set(arguments) else ["--all"]
     discard = await tool("discard", *select_all, "--reason", "x", "--yes", *arguments, settings=settings)
-    assert discard.out.startswith(f"discarded {len(ids)} dead letters\n")
+    assert discard.out.startswith(f"discarded {counted(len(ids), 'dead letter')}\n")
     logged = await connection.fetch("SELECT payload->>'messageId' AS id FROM export_run_events")
     assert sorted(row["id"] for row in logged) == ids
     assert [each["messageId"] for each in await listed(settings)] == [each for each in "abcd" if each not in ids]

@@ -42,7 +42,7 @@ async def test_a_replay_publishes_the_event_as_it_was(
     replayed = await tool("replay", settings=settings)
     assert (replayed.code, replayed.out) == (
         0,
-        f"replayed 1 dead letters\n  {CREATED_DEAD}: 1 UNSTORABLE\n",
+        f"replayed 1 dead letter\n  {CREATED_DEAD}: 1 UNSTORABLE\n",
     )
     [message] = await until_published(published, 1)
     assert (message.routing_key, message.body) == ("run-created", b"any\x00thing")
@@ -195,14 +195,14 @@ async def test_unroutable_events_are_replayed_to_the_queue_of_their_type(
     await wire.publish("run.created", run_created(), message_id="m-unknown")
 
     replayed = await tool("replay", settings=settings)
-    assert (replayed.code, replayed.out.splitlines()[0]) == (1, "replayed 1 dead letters")
+    assert (replayed.code, replayed.out.splitlines()[0]) == (1, "replayed 1 dead letter")
     assert replayed.err == "left 1: no queue takes the routing key 'run.created'\n"
     assert (await wire.take_from(queue.name)).message_id == "m-known"
     assert [each["messageId"] for each in await listed(settings)] == ["m-unknown"]
 
     with_type = ["replay", "--queue", "export-runs.unroutable", "--to-type", "run-created"]
     replayed = await tool(*with_type, settings=settings)
-    assert (replayed.code, replayed.out.splitlines()[0]) == (0, "replayed 1 dead letters")
+    assert (replayed.code, replayed.out.splitlines()[0]) == (0, "replayed 1 dead letter")
     message = await wire.take_from(queue.name)
     assert (message.message_id, message.type) == ("m-unknown", "run-created")
     assert await wire.count_in(UNROUTABLE) == 0
