@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
 from cli.broker import Unreachable, explanation
-from export_runs_client.calls import answer
+from export_runs_client.calls import answer, silence
 from export_runs_client.errors import NoAnswer
 from export_runs_client.links import CONNECTION_ERRORS, Link, open_link
 from export_runs_client.schema.fields import WireModel
@@ -55,12 +55,13 @@ async def open_client(settings: BrokerSettings) -> AsyncIterator[Link]:
 async def ask(link: Link, operation: Operation[Request, Result], request: Request) -> Result:
     """Send a request, and wait for its result. Raises RequestFailed, Unreachable or Misconfiguration."""
     body = request.model_dump_json(exclude_none=True).encode()
+    confirmed = asyncio.Event()
     try:
         with _client_errors():
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                return await answer(link, operation, body, REQUEST_TIMEOUT_S)
+                return await answer(link, operation, body, REQUEST_TIMEOUT_S, confirmed)
     except TimeoutError:
-        raise Unreachable(f"no answer within {REQUEST_TIMEOUT_S:g} s; is a worker running?") from None
+        raise Unreachable(f"no answer within {REQUEST_TIMEOUT_S:g} s: {silence(confirmed)}") from None
 
 
 async def publish_event(link: Link, event_type: str, org_id: str, body: bytes) -> None:

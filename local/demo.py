@@ -281,7 +281,8 @@ async def _until_answered(amqp_url: str) -> None:
         while True:
             try:
                 async with open_link(amqp_url, "make demo", None) as link:
-                    await link.ask("get-last-export", json.dumps({"orgId": ORG}).encode(), READY_TIMEOUT_S)
+                    body = json.dumps({"orgId": ORG}).encode()
+                    await link.ask("get-last-export", body, READY_TIMEOUT_S, confirmed=asyncio.Event())
                 return
             except NoAnswer:
                 await asyncio.sleep(POLL_S)

@@ -105,22 +105,36 @@ async def _attempt(
     loop = asyncio.get_running_loop()
     end_s = loop.time() + left_s
     linked = False
+    confirmed = asyncio.Event()
     try:
         async with asyncio.timeout(left_s):
             link = await connection.link()
             linked = True
-            return await answer(link, operation, body, max(end_s - loop.time(), RETRY_TIME_MIN_S))
+            return await answer(link, operation, body, max(end_s - loop.time(), RETRY_TIME_MIN_S), confirmed)
     except TimeoutError:
-        why = "is a worker running?" if linked else connection.problem
+        why = silence(confirmed) if linked else connection.problem
         raise NoAnswer(f"{operation.name}: no answer within {timeout_s:g} s: {why}") from None
 
 
-async def answer(link: Link, operation: Operation[Request, Result], body: bytes, expiration_s: float) -> Result:
+def silence(confirmed: asyncio.Event) -> str:
+    """Why nobody may have answered a request in time, which RabbitMQ has `confirmed` or not."""
+    if confirmed.is_set():
+        return "is a worker running?"
+    return "RabbitMQ has not taken the request: is it short of memory, or the queue without a leader?"
+
+
+async def answer(
+    link: Link,
+    operation: Operation[Request, Result],
+    body: bytes,
+    expiration_s: float,
+    confirmed: asyncio.Event,
+) -> Result:
     """Send a request once and wait for its result, without a time-out; raises an ExportRunsError.
 
-    RabbitMQ drops the request after `expiration_s`.
+    RabbitMQ drops the request after `expiration_s`. `confirmed` is set when RabbitMQ has taken it.
     """
-    reply_body = await link.ask(operation.name, body, expiration_s)
+    reply_body = await link.ask(operation.name, body, expiration_s, confirmed)
     try:
         reply = decode_reply(operation.result, reply_body)
     except ValidationError as error:

@@ -179,10 +179,11 @@ class Link:
         await replies.consume(self._receive, no_ack=True)
         return channel
 
-    async def ask(self, operation: str, body: bytes, expiration_s: float) -> bytes:
+    async def ask(self, operation: str, body: bytes, expiration_s: float, confirmed: asyncio.Event) -> bytes:
         """Send a request and wait for its reply, without a time-out: RabbitMQ drops the request after `expiration_s`.
 
-        Raises ConnectionLost; MessageRefused, or NoAnswer where no queue is bound.
+        `confirmed` is set when RabbitMQ has taken it. Raises ConnectionLost; MessageRefused, or NoAnswer where no queue
+        is bound.
         """
         request_id = str(uuid4())
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -203,6 +204,7 @@ class Link:
         )
         try:
             async with self._requests.published(names.RPC_EXCHANGE, operation, message):
+                confirmed.set()
                 waiting: set[asyncio.Future[Any]] = {reply, self.lost}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:

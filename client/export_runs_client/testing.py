@@ -325,7 +325,8 @@ class _Link(Link):
         self._service = service
         self.lost = asyncio.get_running_loop().create_future()
 
-    async def ask(self, operation: str, body: bytes, expiration_s: float) -> bytes:
+    async def ask(self, operation: str, body: bytes, expiration_s: float, confirmed: asyncio.Event) -> bytes:
+        confirmed.set()
         if self._service.is_silent:
             await asyncio.sleep(expiration_s * 2)  # who asks gives up before
         return self._service.answer(operation, body)

@@ -14,7 +14,7 @@ from local.services import LocalRabbitMQ
 from tests.chaos.proxy import Proxy
 from tests.conftest import running_worker
 from tests.resilience.conftest import opened, through
-from tests.resilience.observing import rabbitmqctl
+from tests.resilience.observing import rabbitmqctl, until
 from tests.wire import WAIT_S, Wire
 from worker.database.pool import Pool
 from worker.settings import WorkerSettings
@@ -73,10 +73,15 @@ async def test_a_call_on_a_frozen_connection_ends_with_its_time_out(
     amqp_url: str, unanswered: Wire, broker_proxy: Proxy
 ) -> None:
     async with ExportRuns.connect(through(amqp_url, broker_proxy), timeout_s=0.5) as runs:
-        with pytest.raises(NoAnswer, match="no answer within"):
-            await runs.check_claims("acme", ["taxi-17"])  # from here on there is a connection
+
+        async def is_connected() -> bool:
+            with pytest.raises(NoAnswer, match="no answer within") as raised:
+                await runs.check_claims("acme", ["taxi-17"])
+            return "is a worker running" in str(raised.value)
+
+        await until(is_connected)
         async with broker_proxy.frozen():
-            with pytest.raises(NoAnswer, match="no answer within"):
+            with pytest.raises(NoAnswer, match=r"no answer within 0\.5 s: RabbitMQ has not taken the request"):
                 await runs.check_claims("acme", ["taxi-17"])
 
 
