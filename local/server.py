@@ -89,12 +89,12 @@ class LocalServer(ABC):
             if process.exit_code is not None:
                 raise ServiceError(f"{self._name} ended with code {process.exit_code}:\n{tail(self.log)}")
 
-        if not wait_until(
-            lambda: answers(self.address, self.port, self._greeting, self._reply),
-            START_TIMEOUT_S,
-            give_up_if_ended,
-        ):
+        if not wait_until(self.answers, START_TIMEOUT_S, give_up_if_ended):
             raise ServiceError(f"{self._name} did not answer in {START_TIMEOUT_S:.0f} s:\n{tail(self.log)}")
+
+    def answers(self) -> bool:
+        """Whether it serves who connects now."""
+        return answers(self.address, self.port, self._greeting, self._reply)
 
     def stop(self) -> None:
         """Stop it, and kill it if it still runs after STOP_TIMEOUT_S. Nothing happens if it does not run."""

@@ -8,12 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from local.network import Network
-from local.processes import free_ports, say
+from local.processes import free_ports, say, wait_until
 from local.rabbitmq import ClusterMember, LocalRabbitMQ, start_epmd
 from local.rabbitmq_programs import command_prefix
 
 HOSTS = ("first", "second", "third")
 """Where each node has a host of its own."""
+
+RESUME_S = 20.0
+"""A node that has paused serves again within a second, and later on a machine that does other work too."""
 
 NODES = ("first@localhost", "second@localhost", "third@localhost")
 
@@ -34,3 +37,13 @@ def cluster(network: Network | None = None) -> Iterator[list[LocalRabbitMQ]]:
         with ThreadPoolExecutor() as threads:
             list(threads.map(LocalRabbitMQ.start, servers))
         yield servers
+
+
+def resume(node: LocalRabbitMQ) -> None:
+    """Wait until a node serves that may have paused. Restart one that does not, as an operator has to.
+
+    Erlang 25 may wait without end in `global:sync()` when a node returns that did not reach one of the others.
+    """
+    if not wait_until(node.answers, RESUME_S):
+        node.kill()
+        node.start()

@@ -79,13 +79,14 @@ class Wire:
 
     async def ready(self) -> None:
         """Wait until a worker answers."""
-        async with asyncio.timeout(WAIT_S):
-            while True:
+        async with asyncio.timeout(WAIT_S) as bound:
+            while not bound.expired():
                 try:
                     await self.ask("check-claims", {"orgId": "nobody", "claimIds": ["none"]}, wait_s=2)
                     return
                 except (aio_pika.exceptions.AMQPError, TimeoutError):
                     await asyncio.sleep(POLL_S)
+            raise TimeoutError  # aio-pika may raise its own error in place of the cancellation
 
     async def publish(
         self, event_type: str, body: Json | bytes, *, exchange: str = "export-runs.events", **properties: Any

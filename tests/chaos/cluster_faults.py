@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 from local.rabbitmq import LocalRabbitMQ
 from tests.chaos.standby import Standby
 from tests.chaos.system import SystemUnderTest
+from tests.cluster import resume
 
 QUORUM_TIMEOUT_S: Final = 120
 CUT_S_MIN, CUT_S_MAX = 1.0, 12.0
@@ -56,6 +57,7 @@ class ClusterFaults:
         for node in self._system.nodes:
             if not node.is_running:
                 await asyncio.to_thread(node.start)
+            await asyncio.to_thread(resume, node)
 
     async def _until_dispensable(self, node: LocalRabbitMQ) -> None:
         """Wait until each queue has a majority without this node."""

@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-import aio_pika
-
 from local.rabbitmq import LocalRabbitMQ
 from sql.connection import Connection
 from tests.resilience.observing import until_serving
 from tests.wire import Wire, run_created
+from worker.broker.link import CONNECTION_ERRORS
 
 ORGANISATION: Final = "org-cluster"
 ATTEMPTS_S: Final = 5
@@ -25,7 +24,7 @@ async def publishing(wire: Wire, confirmed: list[str]) -> AsyncIterator[None]:
     async def publish() -> None:
         while not stopping.is_set():
             event = run_created(orgId=ORGANISATION)
-            with suppress(aio_pika.exceptions.AMQPError, TimeoutError):
+            with suppress(*CONNECTION_ERRORS):
                 async with asyncio.timeout(5):
                     await wire.publish("run-created", event)
                 confirmed.append(event["eventId"])
@@ -54,6 +53,6 @@ async def serves(node: LocalRabbitMQ) -> bool:
     try:
         async with Wire.connect(node.url) as wire:
             await until_serving(wire, ATTEMPTS_S)
-    except (aio_pika.exceptions.AMQPError, TimeoutError):
+    except CONNECTION_ERRORS:
         return False
     return True

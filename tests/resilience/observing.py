@@ -32,15 +32,16 @@ EXPIRATION_S: Final = 4
 
 
 async def until(condition: Callable[[], object], within_s: float = WAIT_S) -> None:
-    """Wait until a condition holds; it may be a coroutine function."""
-    async with asyncio.timeout(within_s):
-        while True:
+    """Wait until a condition holds; it may be a coroutine function. Raises TimeoutError."""
+    async with asyncio.timeout(within_s) as bound:
+        while not bound.expired():
             holds = condition()
             if isinstance(holds, Awaitable):
                 holds = await holds
             if holds:
                 return
             await asyncio.sleep(POLL_S)
+        raise TimeoutError  # aio-pika may raise its own error in place of the cancellation
 
 
 class Log:
@@ -66,8 +67,8 @@ async def until_serving(wire: Wire, within_s: float = RECOVERY_S) -> None:
     """Wait until an event gets stored and requests are answered."""
     created = run_created(orgId="org-serving")
     finished = {**created, "eventId": str(uuid4()), "status": "completed", "claimIds": ["c-serving"]}
-    async with asyncio.timeout(within_s):
-        while True:
+    async with asyncio.timeout(within_s) as bound:
+        while not bound.expired():
             try:
                 async with asyncio.timeout(ATTEMPT_S):
                     await wire.publish("run-created", created)
@@ -78,6 +79,7 @@ async def until_serving(wire: Wire, within_s: float = RECOVERY_S) -> None:
             except (AMQPError, TimeoutError):
                 pass
             await asyncio.sleep(POLL_S)
+        raise TimeoutError
 
 
 async def until_finished(wire: Wire, *claim_ids: str) -> None:

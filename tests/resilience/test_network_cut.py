@@ -11,7 +11,7 @@ from local.network import Network, network
 from local.processes import ServiceError
 from local.rabbitmq import LocalRabbitMQ
 from sql.connection import Connection
-from tests.cluster import HOSTS, cluster
+from tests.cluster import HOSTS, cluster, resume
 from tests.conftest import running_worker, worker_settings
 from tests.resilience.clients import all_stored, publishing, serves
 from tests.resilience.observing import until, until_serving
@@ -44,7 +44,7 @@ async def test_what_was_confirmed_before_and_while_two_nodes_were_parted_is_stor
     nodes: list[LocalRabbitMQ], hosts: Network, database_url: str, pool: Pool, connection: Connection
 ) -> None:
     url_list = ",".join(node.url for node in nodes)
-    one, other, third = nodes
+    third = nodes[-1]
     confirmed: list[str] = []
     async with running_worker(worker_settings(url_list, database_url, rpc_queue_type="quorum"), pool):
         async with Wire.connect(third.url) as exporter:
@@ -53,6 +53,7 @@ async def test_what_was_confirmed_before_and_while_two_nodes_were_parted_is_stor
                 await until(lambda: len(confirmed) > EVENTS)
                 with hosts.cut(*hosts.hosts[:2]):
                     await asyncio.sleep(CUT_S)
-        for node in (one, other, third):
+        for node in nodes:
+            await asyncio.to_thread(resume, node)
             await until(partial(serves, node))
         await until(lambda: all_stored(connection, confirmed))

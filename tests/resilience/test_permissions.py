@@ -435,7 +435,7 @@ async def test_a_replay_gives_a_publisher_no_organisation_that_it_does_not_have(
 async def test_a_header_that_routes_a_request_to_another_queue_gives_no_permission(
     wires: dict[str, Wire], users: LocalRabbitMQ, pool: Pool, database_url: str, header: str
 ) -> None:
-    """RabbitMQ asks whether the user may publish with the routing key, and routes by these headers as well."""
+    """RabbitMQ routes by these headers as well, and 3.10 does not compare permissions with them. The worker refuses."""
     event = run_finished(claimIds=["taxi-1"])
     body = {"orgId": event["orgId"], "claimIds": ["taxi-1"], "runId": event["runId"]}  # a check
     body |= {"reason": "r", "reversedBy": "eve", "approvedBy": "mallory"}  # and a reversal
@@ -445,16 +445,18 @@ async def test_a_header_that_routes_a_request_to_another_queue_gives_no_permissi
         await wires["exporter"].publish("run-finished", event)
         await wires["exporter"].until_run(event["runId"], status="completed")
         message = aio_pika.Message(
-            json.dumps(body).encode(),
-            headers={header: ["reverse-export"]},
-            reply_to="reply.of-eve",
-            correlation_id="c",
+            json.dumps(body).encode(), headers={header: ["reverse-export"]}, reply_to="reply.of-eve", correlation_id="c"
         )
-        exchange = await wires["monitor"].channel.get_exchange(RPC, ensure=False)
-        await exchange.publish(message, "check-claims", timeout=WAIT_S)
-        answers = [json.loads((await next_message(replies)).body) for _ in range(2)]
-        assert [answer["result"]["exported"] for answer in answers if answer["ok"]]
-        assert [answer["error"]["details"][0]["field"] for answer in answers if not answer["ok"]] == ["routing_key"]
+        for sender in (admin, wires["monitor"]):
+            exchange = await sender.channel.get_exchange(RPC, ensure=False)
+            try:
+                await exchange.publish(message, "check-claims", timeout=WAIT_S)
+            except ChannelAccessRefused:
+                assert sender is not admin  # who has every permission
+                break
+            answers = [json.loads((await next_message(replies)).body) for _ in range(2)]
+            fields = [None if answer["ok"] else answer["error"]["details"][0]["field"] for answer in answers]
+            assert set(fields) == {None, "routing_key"}
         assert (await wires["guard"].check(event["orgId"], "taxi-1"))["exported"]
 
 

@@ -206,7 +206,7 @@ class RequestServer:
     def _decode(self, delivery: Delivery) -> WireModel:
         """Raises InvalidBody."""
         name = self._route.operation.name
-        # RabbitMQ asks for permission for the routing key only, not for those in the headers CC and BCC.
+        # RabbitMQ 3.10 asks for permission for the routing key only, not for those in the headers CC and BCC.
         if delivery.exchange == names.RPC_EXCHANGE and delivery.routing_key != name:
             message = f"must be {name}; the headers CC and BCC cannot stand for it"
             raise InvalidBody(FieldError(field="routing_key", message=message))
