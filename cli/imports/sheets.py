@@ -18,6 +18,11 @@ from openpyxl.xml.functions import fromstring, iterparse
 from cli.imports.records import UnknownResult
 from cli.imports.tables import COLUMNS_MAX
 
+# `_reader` and some attributes of a workbook are private, and a test notices when openpyxl changes them. The public way
+# is a worksheet that is read only: it keeps something of each row that has a style, so the memory grows with the file;
+# it pads rows to any width that the file claims; and it tells neither which rows are hidden nor where a formula has no
+# result.
+
 PART_BYTES_MAX: Final = 256 * 1024 * 1024
 """Unpacked, of a part that is held in memory, such as the table of texts. A small file can hold a huge part."""
 
