@@ -1,13 +1,12 @@
 """The SQL of the service: `migrations/` make the tables, `queries/` use them, `roles.sql` says who may.
 
-This loader is the only reader of all three. A query is found by the name of its file: `sql.query("get_run")` reads
+This loader is the only reader of all three. A query is found by the name of its file: `sql.query("get_run")` is
 `queries/get_run.sql`.
 """
 
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,8 @@ NO_TRANSACTION: Final = "-- no transaction"
 """The first line of a migration whose statements cannot or should not share one transaction."""
 
 _HERE = Path(__file__).parent
+# All at once, at import: a worker whose files are replaced while it runs keeps to the SQL that its Python knows.
+_QUERIES: Final = {path.stem: path.read_text(encoding="utf-8") for path in (_HERE / "queries").glob("*.sql")}
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
 
@@ -54,10 +55,9 @@ class Migration:
         return f"migration {self.version:04} ({self.name})"
 
 
-@cache
 def query(name: str) -> str:
-    """The text of `queries/<name>.sql`. Raises FileNotFoundError."""
-    return (_HERE / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+    """The text of `queries/<name>.sql` when this process began. Raises KeyError."""
+    return _QUERIES[name]
 
 
 def roles() -> str:
@@ -67,7 +67,7 @@ def roles() -> str:
 
 def query_names() -> list[str]:
     """The names of all queries."""
-    return sorted(path.stem for path in (_HERE / "queries").glob("*.sql"))
+    return sorted(_QUERIES)
 
 
 def migrations(folder: Path = _HERE / "migrations") -> list[Migration]:

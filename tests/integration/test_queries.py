@@ -414,7 +414,7 @@ def test_every_advisory_lock_is_in_the_table() -> None:
 
 
 def test_an_unknown_query_is_not_found() -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(KeyError):
         sql.query("no_such_query")
 
 
