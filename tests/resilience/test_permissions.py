@@ -457,6 +457,7 @@ async def test_a_header_that_routes_a_request_to_another_queue_gives_no_permissi
             answers = [json.loads((await next_message(replies)).body) for _ in range(2)]
             fields = [None if answer["ok"] else answer["error"]["details"][0]["field"] for answer in answers]
             assert set(fields) == {None, "routing_key"}
+            assert [answer["result"]["exported"] for answer in answers if answer["ok"]]
         assert (await wires["guard"].check(event["orgId"], "taxi-1"))["exported"]
 
 
