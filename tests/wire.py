@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 
 Json = dict[str, Any]
 
@@ -56,7 +56,8 @@ async def next_message(queue: AbstractQueue) -> AbstractIncomingMessage:
 class Wire:
     """Publishes events, sends requests, and reads queues."""
 
-    def __init__(self, channel: AbstractChannel, user_id: str | None = None) -> None:
+    def __init__(self, connection: AbstractConnection, channel: AbstractChannel, user_id: str | None = None) -> None:
+        self.connection = connection
         self.channel = channel
         self.user_id = user_id
         self._replies: dict[str, asyncio.Future[AbstractIncomingMessage]] = {}
@@ -67,7 +68,7 @@ class Wire:
         """Connect, and consume direct replies. Messages name the user, if one is given."""
         connection = await aio_pika.connect(amqp_url, timeout=WAIT_S)
         async with connection:
-            wire = cls(await connection.channel(on_return_raises=True), user_id)
+            wire = cls(connection, await connection.channel(on_return_raises=True), user_id)
             direct = await wire.channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
             await direct.consume(wire._take, no_ack=True)
             yield wire
@@ -82,6 +83,8 @@ class Wire:
         async with asyncio.timeout(WAIT_S) as bound:
             while not bound.expired():
                 try:
+                    async with self.connection.channel() as own:  # RabbitMQ closes it where there is no such exchange
+                        await own.get_exchange("export-runs.rpc")
                     await self.ask("check-claims", {"orgId": "nobody", "claimIds": ["none"]}, wait_s=2)
                     return
                 except (aio_pika.exceptions.AMQPError, TimeoutError):

@@ -20,6 +20,7 @@ from sql.connection import Connection
 from tests.commands import COMMAND, WorkerProcess, environment, worker_process
 from tests.conftest import running_worker
 from tests.wire import POLL_S, WAIT_S, Wire, run_created
+from worker.broker.declaration import declare
 from worker.broker.link import Link, open_link
 from worker.database.pool import Pool
 from worker.routes import ROUTES, Part
@@ -201,6 +202,7 @@ async def until_consumed(wire: Wire, queue: str) -> None:
 
 
 async def test_a_worker_for_events_only_consumes_no_requests(settings: WorkerSettings, wire: Wire) -> None:
+    await declare(wire.channel)  # what stores events declares no request queue
     async with worker_process(settings, "--only", "events") as worker:
         assert (await worker.until_logged("session_started"))["part"] == "events"
         assert descendants(worker.pid) == []
@@ -234,6 +236,7 @@ async def test_a_part_opens_no_connection_that_it_does_not_use(
 
 
 async def test_a_worker_for_requests_only_consumes_no_events(settings: WorkerSettings, wire: Wire) -> None:
+    await declare(wire.channel)  # what answers requests declares no event queue
     async with worker_process(settings, "--only", "requests") as worker:
         assert (await worker.until_logged("session_started"))["part"] == "requests"
         await publish_one(wire)

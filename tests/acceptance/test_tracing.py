@@ -19,6 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from sql.connection import Connection
 from tests.commands import WorkerProcess, worker_process
 from tests.wire import POLL_S, WAIT_S, Wire, run_created, run_finished
+from worker.broker.declaration import declare
 from worker.settings import WorkerSettings
 
 HOST = "127.0.0.1"
@@ -309,6 +310,7 @@ async def test_an_endpoint_that_is_away_stops_nothing(
         "OTEL_EXPORTER_OTLP_TIMEOUT": "60" if hangs else "1",
     }
     headers = trace_of(9)[2]
+    await declare(wire.channel)
     async with worker_process(settings, **variables) as worker:
         await worker.until_logged("tracing_on")
         await wire.ready()
@@ -336,6 +338,7 @@ async def test_what_waits_is_sent_when_the_worker_stops(
 ) -> None:
     headers = trace_of(10)[2]
     variables = receiver.variables | {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+    await declare(wire.channel)
     async with worker_process(settings, **variables) as worker:
         await wire.ready()
         run = run_created()
