@@ -20,7 +20,7 @@ from benchmarks.databases import create_template
 from benchmarks.load import declare_queues
 from benchmarks.peers import environment
 from benchmarks.results import Pair
-from benchmarks.rows import ROWS, Row
+from benchmarks.rows import ONE_OFF_ROWS, ROWS, Row
 from benchmarks.sizes import FULL, QUICK
 from local.postgresql import AS_SHIPPED
 from local.processes import tail
@@ -33,7 +33,7 @@ TABLE_COLUMNS_MIN: Final = 160
 def main() -> int:
     """Run the benchmarks. Returns the exit code."""
     arguments = _arguments()
-    rows = [row for row in ROWS if not arguments.only or row.name in arguments.only]
+    rows = [row for row in (*ROWS, *ONE_OFF_ROWS) if row.name in arguments.only] if arguments.only else list(ROWS)
     for name in (environment.AMQP_URL, environment.DATABASE_URL):
         os.environ.pop(name, None)  # the benchmarks fill queues and databases, so they use only services of their own
     console = Console()
@@ -86,7 +86,7 @@ def _say(progress: Progress, task: TaskID, text: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = [row.name for row in ROWS]
+    names = [row.name for row in (*ROWS, *ONE_OFF_ROWS)]
     parser.add_argument(
         "--only", nargs="+", metavar="ROW", choices=names, help=f"measure only these: {', '.join(names)}"
     )

@@ -312,8 +312,17 @@ async def _guard_round(bench: Bench, command: tuple[str, ...], samples: GuardSam
 
 async def more_claims(bench: Bench) -> Pair:
     """The time until the reply with many claims stored, against few."""
+    return await _by_stored_claims(bench, bench.sizes.many_claims, bench.sizes.few_claims)
+
+
+async def huge(bench: Bench) -> Pair:
+    """The time until the reply with more claims stored than the memory holds, against many."""
+    return await _by_stored_claims(bench, bench.sizes.huge_claims, bench.sizes.many_claims)
+
+
+async def _by_stored_claims(bench: Bench, more: int, fewer: int) -> Pair:
     sizes = bench.sizes
-    sides = {claims: Side(f"{claims:,} stored", "ms", []) for claims in (sizes.few_claims, sizes.many_claims)}
+    sides = {claims: Side(f"{claims:,} stored", "ms", []) for claims in (fewer, more)}
     urls = {claims: await bench.filled(claims) for claims in sides}
     for _ in bench.rounds():
         for claims, side in sides.items():
@@ -323,7 +332,7 @@ async def more_claims(bench: Bench) -> Pair:
                 load.OUR_CLAIMS, REQUESTS_WORKER, urls[claims], warm_up, IN_FLIGHT_REQUESTS
             ) as client:
                 side.samples.append(milliseconds(await client.latencies_s(stored.checks(sizes.lone_lookups))))
-    return Pair(sides[sizes.many_claims], sides[sizes.few_claims])
+    return Pair(sides[more], sides[fewer])
 
 
 async def late_page(bench: Bench) -> Pair:
@@ -470,3 +479,8 @@ ROWS: Final = (
     ),
     Row("late-page", "history page 10,000 by cursor against page 1", Goal(1.1, at_least=False), late_page),
 )
+
+ONE_OFF_ROWS: Final = (
+    Row("huge", "claim look-up, 100 million stored against 10 million", Goal(1.2, at_least=False), huge),
+)
+"""Measured only when they are named: they take long, and 40 GB of disk."""

@@ -39,6 +39,7 @@ class Sizes:
     warm_up_requests: int = 300
     few_claims: int = 100_000
     many_claims: int = 10_000_000
+    huge_claims: int = 100_000_000
     organisations: int = 1_000
     history_page: int = 10_000
     memory_rounds: int = 3
@@ -64,6 +65,7 @@ QUICK: Final = Sizes(
     warm_up_requests=20,
     few_claims=10_000,
     many_claims=100_000,
+    huge_claims=1_000_000,
     organisations=10,
     history_page=100,
     memory_rounds=1,
