@@ -58,9 +58,9 @@ class WorkerLimits:
     single_statement_timeout_s: float = 0.25
     """For the parts of a batch that was interrupted."""
 
-    first_try_timeout_s: float = 0.1
-    """For the first try of a parked event that may have done nothing: how long it waits for a lock, and how long a
-    statement may take. Others wait for such tries."""
+    first_try_lock_timeout_s: float = 0.05
+    first_try_statement_timeout_s: float = 0.1
+    """For the first try of a parked event that may have done nothing. Others wait for such tries."""
 
     parked_events_max: int = 400
     """Parked events of one queue that the worker holds. RabbitMQ keeps the others, for 30 seconds at a time."""

@@ -31,6 +31,9 @@ NEIGHBOURS = 50
 AT_ONCE_S = 12
 """What the neighbours of an event that is in trouble may wait, on a machine that does other work too."""
 
+BEHIND_MANY_S = 7
+"""What others may wait behind very many organisations in trouble, there as well. It was 4.3 s, and the promise is 5."""
+
 SLOW_S = 7
 """An event that takes so long takes longer than a batch may, and less long than PostgreSQL allows."""
 
@@ -402,7 +405,7 @@ async def test_a_reservation_outlasts_a_batch_with_an_event_that_is_in_trouble(
         assert answers[-1]["ok"], answers
 
 
-@pytest.mark.parametrize(("trouble", "organisations", "at_once_s"), [("locked", 120, 9), ("slow", 40, AT_ONCE_S)])
+@pytest.mark.parametrize(("trouble", "organisations"), [("locked", 150), ("slow", 40)])
 async def test_very_many_organisations_in_trouble(
     settings: WorkerSettings,
     pool: Pool,
@@ -412,7 +415,6 @@ async def test_very_many_organisations_in_trouble(
     database_url: str,
     trouble: str,
     organisations: int,
-    at_once_s: float,
 ) -> None:
     """All in the batches of one writer. Others there do not wait for one after the other."""
     runs = [run_created(orgId=org_id) for org_id in of_one_writer("org-in-trouble", organisations)]
@@ -429,7 +431,7 @@ async def test_very_many_organisations_in_trouble(
             await session.execute("SELECT FROM export_runs WHERE org_id LIKE 'org-in-trouble-%' FOR UPDATE")
             endings = [run_finished(runId=run["runId"], orgId=run["orgId"], claimIds=["c-1"]) for run in runs]
             await publish_all(wire, "run-finished", [*endings, *neighbours])
-            await until_finished(connection, [each["runId"] for each in neighbours], at_once_s)
+            await until_finished(connection, [each["runId"] for each in neighbours], BEHIND_MANY_S)
         await session.close()
         if trouble == "locked":
             await until_finished(connection, [run["runId"] for run in runs], RECOVERY_S)
@@ -440,3 +442,31 @@ async def test_very_many_organisations_in_trouble(
 async def stored_runs(connection: Connection, count: int) -> bool:
     found = await connection.fetchval("SELECT count(*) FROM export_runs WHERE org_id LIKE 'org-in-trouble-%'")
     return bool(found == count)
+
+
+async def test_organisations_known_to_be_in_trouble_come_last(
+    settings: WorkerSettings, pool: Pool, wire: Wire, log: Log, connection: Connection, database_url: str
+) -> None:
+    """Their events find no room beside those that are parked. To try them takes all the time that a batch has."""
+    known = 20
+    limits = replace(DEFAULT_LIMITS, parked_events_max=known)
+    runs = [run_created(orgId=org_id) for org_id in of_one_writer("org-in-trouble", known + 1)]
+    neighbours = [run_finished(orgId=org_id, claimIds=["c-1"]) for org_id in of_one_writer("neighbour", 10)]
+    [before] = of_one_writer("before", 1)
+    await slow_down(connection, before, 0.4)
+    async with running_worker(settings, pool, WorkerParts(limits=limits)):
+        await until_serving(wire)
+        await publish_all(wire, "run-created", runs)
+        await until(lambda: stored_runs(connection, len(runs)))
+        session = await asyncpg.connect(database_url)
+        async with session.transaction():
+            await session.execute("SELECT FROM export_runs WHERE org_id LIKE 'org-in-trouble-%' FOR UPDATE")
+            endings = [run_finished(runId=run["runId"], orgId=run["orgId"], claimIds=["c-1"]) for run in runs]
+            await publish_all(wire, "run-finished", endings[:known])
+            await log.until("event_parked", known)
+            await wire.publish("run-finished", run_finished(orgId=before))
+            await until(lambda: is_asleep(connection))  # until all that follow have arrived, so they are one batch
+            again = [{**ending, "eventId": str(uuid4())} for ending in endings[:known]]
+            await publish_all(wire, "run-finished", [*again, endings[known], *neighbours])
+            await until_finished(connection, [each["runId"] for each in neighbours], AT_ONCE_S)
+        await session.close()

@@ -59,7 +59,7 @@ class Parking:
         self._park_on_broker = park_on_broker
         self._single_time_outs = single_time_outs
         self._group_time_outs = TimeOuts(limits.batch_lock_timeout_s, limits.batch_statement_timeout_s)
-        self._first_time_outs = TimeOuts(limits.first_try_timeout_s, limits.first_try_timeout_s)
+        self._first_time_outs = TimeOuts(limits.first_try_lock_timeout_s, limits.first_try_statement_timeout_s)
         self._limits = limits
         self._tasks = tasks
         self._stopping = stopping

@@ -36,6 +36,9 @@ class Part:
     lost_connections: int = 0
     """How many transactions with these events ended with the connection."""
 
+    is_of_parked: bool = False
+    """Whether its organisation has parked events: what is in their way may be in its way, too."""
+
     @property
     def org_ids(self) -> set[str]:
         """The organisations whose events these are."""
@@ -86,6 +89,7 @@ class EventWriter:
                     parts.extendleft(reversed(self._smaller_parts(part, failed)))
                 case Verdict.SPLIT:  # the others first: they need not wait while the event to blame is found
                     parts.extend(self._smaller_parts(part, failed))
+                    parts = deque(sorted(parts, key=lambda each: each.is_of_parked))
                 case Verdict.PARK:
                     self._parking.park(part.events[0], error=failed.error, lost_connections=part.lost_connections)
                 case Verdict.DEAD_LETTER:
@@ -125,7 +129,7 @@ class EventWriter:
             yield Part(events, self._batch_time_outs)
         for of_organisation in of_parked.values():
             for events in self._within_bounds(of_organisation):
-                yield Part(events, self._single_time_outs)
+                yield Part(events, self._single_time_outs, is_of_parked=True)
 
     def _within_bounds(self, batch: Sequence[ReceivedEvent]) -> Iterator[Sequence[ReceivedEvent]]:
         """Split events so that each part keeps the bounds on claims and on locks."""
