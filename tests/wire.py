@@ -83,13 +83,17 @@ class Wire:
         async with asyncio.timeout(WAIT_S) as bound:
             while not bound.expired():
                 try:
-                    async with self.connection.channel() as own:  # RabbitMQ closes it where there is no such exchange
-                        await own.get_exchange("export-runs.rpc")
+                    await self.require_exchange("export-runs.rpc")
                     await self.ask("check-claims", {"orgId": "nobody", "claimIds": ["none"]}, wait_s=2)
                     return
                 except (aio_pika.exceptions.AMQPError, TimeoutError):
                     await asyncio.sleep(POLL_S)
             raise TimeoutError  # aio-pika may raise its own error in place of the cancellation
+
+    async def require_exchange(self, name: str) -> None:
+        """Raise an AMQPError if there is no such exchange. RabbitMQ closes the channel of whoever asks in vain."""
+        async with self.connection.channel() as channel:
+            await channel.get_exchange(name)
 
     async def publish(
         self, event_type: str, body: Json | bytes, *, exchange: str = "export-runs.events", **properties: Any

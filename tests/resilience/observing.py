@@ -71,6 +71,8 @@ async def until_serving(wire: Wire, within_s: float = RECOVERY_S) -> None:
         while not bound.expired():
             try:
                 async with asyncio.timeout(ATTEMPT_S):
+                    await wire.require_exchange(names.EVENTS_EXCHANGE)
+                    await wire.require_exchange(names.RPC_EXCHANGE)
                     await wire.publish("run-created", created)
                     await wire.publish("run-finished", finished)
                     run = await wire.ask("get-export-run-by-id", {"runId": created["runId"]})

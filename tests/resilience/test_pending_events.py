@@ -84,6 +84,7 @@ async def test_a_claim_is_unexported_until_its_event_is_stored_unless_it_was_res
 ) -> None:
     """Two runs have published their ends, and no worker stores events."""
     careful, careless, other = (str(uuid4()) for _ in range(3))
+    await declare(wire.channel)  # what answers requests declares no event queue
     async with running_worker(settings, pool, ONLY_REQUESTS):
         await wire.result("reserve-claims", orgId="org-1", runId=careful, claimIds=["reserved"])
         await wire.publish("run-finished", run_finished(runId=careful, claimIds=["reserved"]))
