@@ -31,6 +31,17 @@ CHECK = {"orgId": "org-1", "claimIds": ["c-1"]}
 EVENTS_QUEUE = "export-runs.run-created"
 CHECKS_QUEUE = "export-runs.rpc.check-claims"
 
+COUNTS_FROZEN_OBJECTS = """
+import atexit, gc, json, sys
+from worker.session import DEFAULT_PARTS as parts
+
+def say():
+    counts = {"frozen": gc.get_freeze_count(), "others": len(gc.get_objects())}
+    print(json.dumps({"event": "garbage_searched", **counts}), file=sys.stderr, flush=True)
+
+atexit.register(say)
+"""
+
 BLOCKED_EVENTS = """
 import sys, time
 from dataclasses import replace
@@ -263,3 +274,14 @@ async def test_a_worker_says_what_starts_and_what_it_is_connected_to(
     assert re.fullmatch(r"RabbitMQ \d+\.\d+\.\d+", session["broker"])
     version = connection.get_server_version()
     assert session["database"] == f"PostgreSQL {version.major}.{version.minor}"
+
+
+async def test_the_search_for_garbage_leaves_out_what_was_imported(settings: WorkerSettings, wire: Wire) -> None:
+    """That is most of a worker's objects. A search that looked at them all would hold up requests."""
+    async with worker_process(settings, parts=COUNTS_FROZEN_OBJECTS) as worker:
+        await worker.until_logged("session_started")
+        assert await wire.until_run(await publish_one(wire))
+        worker.send(signal.SIGTERM)
+        objects = await worker.until_logged("garbage_searched")
+        assert await worker.exit_code() == 0
+    assert objects["frozen"] > objects["others"]

@@ -61,6 +61,9 @@ CANCEL_PAUSE_S: Final = 0.5
 STANDBY_AWAY_S_MIN: Final = 4 * CANCEL_PAUSE_S
 """Long enough for a commit that is cancelled, and for another try."""
 
+ROW_LOCKED_S_MIN: Final = 7.0
+"""Longer than others may wait. Or nobody would notice that they wait until the lock is gone."""
+
 HAND_OVER_S: Final = 20.0
 """When a worker has been without its database for so long, the other workers do all the work."""
 
@@ -297,6 +300,8 @@ class Faults:
                     ids = {"runId": run["run_id"], "orgId": run["org_id"]}
                     async with asyncio.TaskGroup() as tasks:
                         tasks.create_task(self._publish_finished(ids, 2))
+                        if self._longest_s >= LONG_FAULTS_S:
+                            await asyncio.sleep(ROW_LOCKED_S_MIN)
                         await self._wait()
             return is_locked
 
