@@ -9,14 +9,21 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import aio_pika
-import aiormq
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, ConnectionClosed, DeliveryError, PublishError
-from aiormq.exceptions import AuthenticationError, InvalidFrameError, ProbableAuthenticationError
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelInvalidStateError,
+    ConnectionClosed,
+    DeliveryError,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+    PublishError,
+)
 
 from .errors import AccessRefused, ConnectionLost, MessageRefused, NoAnswer
 from .schema import names
@@ -27,6 +34,9 @@ except ImportError:  # whoever uses no traces need not install it
     _PROPAGATOR = None
 else:
     _PROPAGATOR = TraceContextTextMapPropagator()
+
+if TYPE_CHECKING:  # what aio-pika hands out; it has no names of its own for these, and only it is declared
+    from aiormq.abc import AbstractChannel, DeliveredMessage
 
 CONNECT_TIMEOUT_S: Final = 10
 CLOSE_TIMEOUT_S: Final = 2
@@ -39,7 +49,7 @@ REFUSALS_MAX: Final = 2
 CHANNEL_AGE_MIN_S: Final = 1.0
 """No channel is replaced before: a full queue refuses what comes over any channel."""
 
-CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)
+CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, ChannelInvalidStateError)
 """What is raised when RabbitMQ is away, or goes away."""
 
 ORGANISATION_HEADER: Final = "org-id"
@@ -55,7 +65,7 @@ _TEMPORARY: Final = ("connection limit", "is down")
 class ChannelInUse:
     """A channel, how many still need it, and how often in a row it was refused, by routing key."""
 
-    channel: AbstractChannel
+    channel: "AbstractChannel"
     opened_s: float
     users: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
@@ -66,10 +76,11 @@ class Publisher:
 
     RabbitMQ 3.10 may refuse whatever a channel publishes to a quorum queue: if the node that led the queue was just
     lost when the channel first did so, until that node is back. A new channel knows the new leader. The old one closes
-    when nobody waits for an answer over it.
+    when nobody waits for an answer over it. The channels are those of aiormq: aio-pika keeps something of each of its
+    own until the connection ends.
     """
 
-    def __init__(self, open_channel: Callable[[], Awaitable[AbstractChannel]], lose: Callable[[str], None]) -> None:
+    def __init__(self, open_channel: Callable[[], Awaitable["AbstractChannel"]], lose: Callable[[str], None]) -> None:
         """`lose` is called with a reason when a channel breaks."""
         self._open_channel = open_channel
         self._lose = lose
@@ -81,7 +92,7 @@ class Publisher:
         """Open a channel, which takes the place of the one before."""
         channel = await self._open_channel()
         before, self._current = self._current, ChannelInUse(channel, asyncio.get_running_loop().time())
-        channel.close_callbacks.add(partial(self._note_end, self._current))
+        channel.closing.add_done_callback(partial(self._note_end, self._current))
         if before is not None:
             self._close_unused(before)
 
@@ -103,10 +114,15 @@ class Publisher:
     async def _publish(self, current: ChannelInUse, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         with broker_errors(routing_key):
             # While RabbitMQ is short of memory it reads nothing: what was sent then would arrive later.
-            await (await current.channel.get_underlay_channel()).connection.ready()
-            target = await current.channel.get_exchange(exchange, ensure=False)
+            await current.channel.connection.ready()
             try:
-                await target.publish(message, routing_key, mandatory=True)
+                await current.channel.basic_publish(
+                    message.body,
+                    exchange=exchange,
+                    routing_key=routing_key,
+                    properties=message.properties,
+                    mandatory=True,
+                )
             except PublishError:
                 raise
             except DeliveryError:
@@ -145,9 +161,9 @@ class Publisher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _note_end(self, ended: ChannelInUse, _: object, error: BaseException | None) -> None:
+    def _note_end(self, ended: ChannelInUse, closing: asyncio.Future[Any]) -> None:
         if ended is self._current or ended.users:
-            self._lose(_reason("a channel closed", error))
+            self._lose(_reason("a channel closed", None if closing.cancelled() else closing.exception()))
 
 
 class Link:
@@ -169,14 +185,17 @@ class Link:
         await self._requests.open()
         await self._events.open()
 
-    async def _open_channel(self) -> AbstractChannel:
-        return await self._connection.channel(on_return_raises=True)
+    async def _open_channel(self) -> "AbstractChannel":
+        transport = self._connection.transport
+        if transport is None:
+            raise ConnectionLost("RabbitMQ has closed the connection")
+        await transport.ready()  # while RabbitMQ reads nothing, it opens no channel
+        return await transport.connection.channel(on_return_raises=True)
 
-    async def _open_channel_for_requests(self) -> AbstractChannel:
+    async def _open_channel_for_requests(self) -> "AbstractChannel":
         """Replies come over the channel of their request, which must receive them before the first one."""
         channel = await self._open_channel()
-        replies = await channel.get_queue(names.DIRECT_REPLY_TO, ensure=False)
-        await replies.consume(self._receive, no_ack=True)
+        await channel.basic_consume(names.DIRECT_REPLY_TO, self._receive, no_ack=True)
         return channel
 
     async def ask(self, operation: str, body: bytes, expiration_s: float, confirmed: asyncio.Event) -> bytes:
@@ -233,8 +252,8 @@ class Link:
         if not self.lost.done():
             self.lost.set_result(reason)
 
-    async def _receive(self, reply: AbstractIncomingMessage) -> None:
-        future = self._replies.get(reply.correlation_id or "")
+    async def _receive(self, reply: "DeliveredMessage") -> None:
+        future = self._replies.get(reply.header.properties.correlation_id or "")
         if future is not None and not future.done():
             future.set_result(reply.body)
 
@@ -334,10 +353,9 @@ def _refusal_of_virtual_host(error: InvalidFrameError) -> str | None:
     aiormq's error tells only that another frame came than was expected. The frame is in its traceback.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        received = frame.f_locals.get("frame")
-        if isinstance(received, aiormq.spec.Connection.Close) and received.reply_code == NOT_ALLOWED:
-            is_temporary = any(words in received.reply_text for words in _TEMPORARY)
-            return None if is_temporary else str(received.reply_text)
+        match frame.f_locals.get("frame"):
+            case object(name="Connection.Close", reply_code=code, reply_text=str(text)) if code == NOT_ALLOWED:
+                return None if any(words in text for words in _TEMPORARY) else text
     return None
 
 

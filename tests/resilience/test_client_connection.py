@@ -1,6 +1,7 @@
 """The connection of the client is cut, frozen, and refused."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 
 import aio_pika
@@ -8,7 +9,7 @@ import pytest
 from yarl import URL
 
 from export_runs_client import AccessRefused, ConnectionLost, ExportRuns, NoAnswer
-from export_runs_client.links import broker_errors
+from export_runs_client.links import broker_errors, open_link
 from local.processes import free_ports
 from local.services import LocalRabbitMQ
 from tests.chaos.proxy import Proxy
@@ -20,6 +21,7 @@ from worker.database.pool import Pool
 from worker.settings import WorkerSettings
 
 SECRET = "Secr3t"
+CHANNELS = 50
 
 
 @pytest.fixture
@@ -83,6 +85,23 @@ async def test_a_call_on_a_frozen_connection_ends_with_its_time_out(
         async with broker_proxy.frozen():
             with pytest.raises(NoAnswer, match=r"no answer within 0\.5 s: RabbitMQ has not taken the request"):
                 await runs.check_claims("acme", ["taxi-17"])
+
+
+async def test_a_channel_that_another_replaced_leaves_nothing(amqp_url: str) -> None:
+    """A queue that stays full has a publisher open a channel a second, for as long as the connection lasts."""
+    async with open_link(amqp_url, "test", None) as link:
+
+        async def objects_after_channels(channels: int) -> int:
+            """How many objects there are when so many channels took the place of another."""
+            for _ in range(channels):
+                await link._requests.open()
+            await until(lambda: not link._requests._tasks)
+            gc.collect()
+            return len(gc.get_objects())
+
+        before = await objects_after_channels(CHANNELS)
+        assert await objects_after_channels(CHANNELS) < before + CHANNELS
+        assert not link.lost.done()
 
 
 async def test_no_answer_says_why_there_is_no_connection() -> None:
