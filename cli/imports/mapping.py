@@ -48,6 +48,8 @@ FieldName = Literal[
     "voucherUrl",
     "amount",
     "sign",
+    "debit",
+    "credit",
     "currency",
 ]
 """What a column may be. The names are those of the contract; `outcome` and those after it are about one claim."""
@@ -57,6 +59,9 @@ OUTCOMES: Final = ("exported", "skipped", "ignored")
 
 PLUS: Final = "plus"
 MINUS: Final = "minus"
+
+SIDES: Final[tuple[FieldName, ...]] = ("debit", "credit")
+"""Two columns, of which a row has its amount in one. A credit is the minus."""
 
 WORDS: Final[dict[FieldName, tuple[str, ...]]] = {
     "status": tuple(status for status in RunStatus if status is not RunStatus.PENDING),
@@ -158,11 +163,24 @@ class Mapping(BaseModel):
             raise ValueError("[columns] must give claimId, one row per claim, or claimIds, one row per run")
         if "sign" in given and "amount" not in self.columns:
             raise ValueError("sign is that of the amount, and [columns] gives no amount")
+        self._check_sides()
         for name, words in self.words.items():
             allowed = WORDS.get(name)
             if allowed and (wrong := [word for word in words.values() if word not in allowed]):
                 raise ValueError(f"words.{name}: {wrong[0]!r} must be one of {', '.join(allowed)}")
         return self
+
+    def _check_sides(self) -> None:
+        """Raise ValueError where debit and credit are not two columns in place of the amount."""
+        given = {*self.columns, *self.constants}
+        if given.isdisjoint(SIDES):
+            return
+        if not self.columns.keys() >= set(SIDES) or self.constants.keys() & set(SIDES):
+            raise ValueError("[columns] must give both debit and credit, and [constants] none of them")
+        if given & {"amount", "sign"}:
+            raise ValueError("debit and credit are in place of amount and sign")
+        if self.columns["debit"] == self.columns["credit"]:
+            raise ValueError("debit and credit must be two columns")
 
     @property
     def zone(self) -> ZoneInfo:

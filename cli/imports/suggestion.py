@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from cli.console import FileRefused
 from cli.imports.amounts import AmountReader
 from cli.imports.heading_search import search_headings
-from cli.imports.mapping import EXCEL, HAS_YEAR, YEAR_MIN, FieldName, Mapping
+from cli.imports.mapping import EXCEL, HAS_YEAR, SIDES, YEAR_MIN, FieldName, Mapping
 from cli.imports.recognition import open_record_file
 from cli.imports.record_files import JsonLinesFile
 from cli.imports.records import EXCEL_FIRST_DAY, REASON_HEADING, Cell, is_given, plain_text
@@ -151,6 +151,9 @@ class _MappingWriter:
         self._time = self._first("createdAt") or self._first("finishedAt")
         if "outcome" not in self._columns and self._is_about_claims("status"):
             self._columns["outcome"] = self._columns.pop("status")
+        if "amount" in self._columns or not self._columns.keys() >= set(SIDES):
+            for side in SIDES:  # beside an amount they may be accounts
+                self._columns.pop(side, None)
         if "amount" not in self._columns:
             self._columns.pop("sign", None)
         for name in _FIELDS_OF_RUN:
@@ -217,7 +220,8 @@ class _MappingWriter:
         yield 'time_zone = "UTC"  # or that of the dates, such as "Europe/Berlin"'
 
     def _sign_lines(self) -> Iterator[str]:
-        texts = self._sample.texts(self._first("amount"))
+        names: tuple[FieldName, ...] = ("amount", *SIDES)
+        texts = [text for name in names for text in self._sample.texts(self._first(name))]
         signs = amount_signs(texts)
         if len(signs) > 1:
             self.open.append("decimal_sign")
@@ -257,7 +261,7 @@ class _MappingWriter:
         for name in ("triggeredBy", "format"):
             if name not in self._columns:
                 yield f'{name} = "unknown"'
-        if "amount" in self._columns and "currency" not in self._columns:
+        if self._columns.keys() & {"amount", "debit"} and "currency" not in self._columns:
             yield '# currency = "EUR"  # of amounts that have none beside them'
 
     def _word_lines(self, name: FieldName) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from cli.imports.amounts import AmountReader, ReadAmount
-from cli.imports.mapping import MINUS, WORDS, FieldName, Mapping
+from cli.imports.mapping import MINUS, SIDES, WORDS, FieldName, Mapping
 from cli.imports.records import Cell, Row, UnknownResult, UnreadableCell, plain_text
 from cli.imports.times import TimeReader
 from schema.fields import Amount, ClaimDetails, ClaimIdText, Currency, Name, Prose, Time
@@ -149,6 +149,8 @@ class RowReader:
             except UnreadableCell as error:
                 facts.problems.append(f"{self._mapping.columns.get(name, name)}: {error}")
         facts.is_ignored = details.get("outcome") == "ignored"
+        if "debit" in self._mapping.columns:
+            self._read_sides(row, details, facts.problems)
         try:
             self._read_amount(self._cell(row, "amount"), details)
         except UnreadableCell as error:
@@ -207,6 +209,31 @@ class RowReader:
         if amount.currency is not None and details.setdefault("currency", amount.currency) != amount.currency:
             raise UnreadableCell(f"is in {amount.currency}, and the row says {details['currency']}")
         details["amount"] = _valid("amount", amount.text)
+
+    def _read_sides(self, row: Row, details: dict[str, str], problems: list[str]) -> None:
+        """Add the amount, which stands in one of two columns, to the details of a claim."""
+        filled: dict[str, Cell] = {}
+        headings = [self._mapping.columns[name] for name in SIDES]
+        for heading in headings:
+            try:
+                if plain_text(cell := _checked(row.cells.get(heading))):
+                    filled[heading] = cell
+            except UnreadableCell as error:
+                problems.append(f"{heading}: {error}")
+                return
+        if len(filled) != 1:
+            what = "both are filled" if filled else "both are blank"
+            problems.append(f"{' and '.join(headings)}: {what}, and one of them has the amount")
+            return
+        [(heading, cell)] = filled.items()
+        try:
+            self._read_amount(cell, details)
+            if details["amount"].startswith("-"):
+                raise UnreadableCell("has a minus, and the column itself says the sign")
+            if heading == self._mapping.columns["credit"]:
+                details["amount"] = _valid("amount", f"-{details['amount']}")
+        except UnreadableCell as error:
+            problems.append(f"{heading}: {error}")
 
     def _give_sign(self, row: Row, details: dict[str, str]) -> None:
         """Give the amount the sign that has a column of its own. Raises UnreadableCell."""

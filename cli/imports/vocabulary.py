@@ -20,6 +20,8 @@ _HEADINGS: Final[dict[FieldName, str]] = {
     "voucherId": r"voucher.?(id|no|number|nr)?|document.?(no|number)|ver.?nr|buchungs.?(nr|nummer)|transaction.?id",
     "voucherUrl": r"url|link",
     "currency": r"currency(.?code)?|currency alpha iso code|w(ä|ae)hrung|wkz.*|valuta|iso|devise|monnaie",
+    "debit": r"((amount|montant) )?(soll|deb(i|e|é)t|dr)( ?(amount|betrag|bel(ø|oe|o|ö)p))?",
+    "credit": r"((amount|montant) )?(haben|cr(e|é)dit|kredit|cr)( ?(amount|betrag|bel(ø|oe|o|ö)p))?",
     "sign": rf"(({_DEBIT}) ?({_CREDIT})|({_CREDIT}) ({_DEBIT}))( ?(kz|kennz(eichen)?|ind(icator)?|flag|code|sign|key))?"
     r"|sign|vorzeichen|fortegn|tecken|sens|shkzg",
     "amount": r"(total |approved |claim )?amount|total|sum|betrag|umsatz.*|bel(ø|oe|o|ö)p|summa|montant.*"

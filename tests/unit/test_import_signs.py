@@ -60,6 +60,59 @@ def test_a_row_without_an_amount_needs_no_sign_and_a_constant_is_that_of_blank_c
     assert (facts.problems, facts.claims[0]["amount"]) == ([], "-5.00")
 
 
+SIDES = {"claimId": "claim", "createdAt": "at", "debit": "Soll", "credit": "Haben"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "amount"),
+    [
+        ({"Soll": "19,00", "Haben": ""}, "19.00"),
+        ({"Haben": "19,00"}, "-19.00"),
+        ({"Soll": " ", "Haben": Decimal("19.5")}, "-19.50"),
+        ({"Haben": "0,00"}, "0.00"),
+        ({"Soll": '=""', "Haben": "5,00"}, "-5.00"),
+    ],
+)
+def test_an_amount_stands_in_one_of_two_columns(cells: dict[str, Cell], amount: str) -> None:
+    facts = read(cells, columns=SIDES)
+    assert (facts.problems, facts.claims[0]["amount"]) == ([], amount)
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ({"Soll": '=""'}, "Soll and Haben: both are blank, and one of them has the amount"),
+        ({}, "Soll and Haben: both are blank, and one of them has the amount"),
+        ({"Soll": "1,00", "Haben": "0,00"}, "Soll and Haben: both are filled, and one of them has the amount"),
+        ({"Haben": "-1,00"}, "Haben: has a minus, and the column itself says the sign"),
+        ({"Soll": "x"}, "Soll: is no amount with the decimal sign ',' and no thousands sign"),
+        ({"Soll": "#REF!"}, "Soll: is #REF!, which a spreadsheet shows in place of a value"),
+    ],
+)
+def test_an_amount_that_is_in_no_one_column_is_refused(cells: dict[str, Cell], problem: str) -> None:
+    assert read(cells, columns=SIDES).problems == [problem]
+
+
+@pytest.mark.parametrize(
+    ("columns", "constants", "sentence"),
+    [
+        ({"debit": "Soll"}, {}, "must give both debit and credit"),
+        ({"debit": "Soll"}, {"credit": "1"}, "must give both debit and credit"),
+        ({"debit": "Soll", "credit": "Soll"}, {}, "must be two columns"),
+        ({"debit": "Soll", "credit": "Haben", "amount": "amount"}, {}, "in place of amount and sign"),
+    ],
+)
+def test_debit_and_credit_are_two_columns_in_place_of_the_amount(
+    columns: dict[str, str], constants: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        read(
+            {},
+            columns={"claimId": "claim", "createdAt": "at", **columns},
+            constants={**MAPPING["constants"], **constants},
+        )
+
+
 async def planned(path: Path) -> Plan:
     mapping = Mapping.model_validate(MAPPING)
     with ImportPlan("s", mapping, open_record_file(path, mapping), path.parent, with_alerts=False) as importing:

@@ -388,3 +388,28 @@ def test_a_sign_whose_words_are_not_known_is_left_open(tmp_path: Path) -> None:
 def test_a_sign_without_an_amount_is_no_column_of_a_mapping(tmp_path: Path) -> None:
     rows = [["Batch", "Claim no", "Export date", "S/H"], ["1", "a-1", "2024-01-31", "S"]]
     assert "sign" not in parsed(suggested_mapping(written(tmp_path, rows, "csv")))["columns"]
+
+
+@pytest.mark.parametrize(
+    ("debit", "credit"), [("Soll", "Haben"), ("Debit", "Credit"), ("Debet", "Kredit"), ("DR", "CR")]
+)
+async def test_two_columns_of_amounts_are_known(tmp_path: Path, debit: str, credit: str) -> None:
+    headings = ["Batch", "Claim no", "Export date", debit, credit, "Currency"]
+    rows = [headings, ["1", "a-1", "2024-01-31", "12,50", "", "EUR"], ["2", "a-1", "2024-02-01", "", "12,50", "EUR"]]
+    path = written(tmp_path, rows, "csv")
+    suggestion = suggested_mapping(path)
+    columns = {
+        "claimId": "Claim no",
+        "createdAt": "Export date",
+        "debit": debit,
+        "credit": credit,
+        "currency": "Currency",
+    }
+    assert parsed(suggestion)["columns"] == columns
+    plan = await planned(path, suggestion.toml)
+    assert (plan.rejected_rows, plan.double_exports, plan.double_amounts) == (0, 1, {"EUR": Decimal(0)})
+
+
+def test_debit_and_credit_beside_an_amount_may_be_accounts(tmp_path: Path) -> None:
+    rows = [[*TABLE[0], "Debit", "Credit"], [*TABLE[1], "4663", "70017"]]
+    assert parsed(suggested_mapping(written(tmp_path, rows, "csv")))["columns"] == COLUMNS
