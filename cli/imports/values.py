@@ -211,29 +211,27 @@ class RowReader:
         details["amount"] = _valid("amount", amount.text)
 
     def _read_sides(self, row: Row, details: dict[str, str], problems: list[str]) -> None:
-        """Add the amount, which stands in one of two columns, to the details of a claim."""
-        filled: dict[str, Cell] = {}
-        headings = [self._mapping.columns[name] for name in SIDES]
-        for heading in headings:
+        """Add the amount, which stands in one of two columns, to the details of a claim. Many ledgers print a zero in
+        the other one.
+        """
+        amounts: list[str] = []
+        for name in SIDES:
+            heading = self._mapping.columns[name]
             try:
-                if plain_text(cell := _checked(row.cells.get(heading))):
-                    filled[heading] = cell
+                self._read_amount(_checked(row.cells.get(heading)), details)
+                amount = details.pop("amount", "")
+                if amount.startswith("-"):
+                    raise UnreadableCell("has a minus, and the column itself says the sign")
             except UnreadableCell as error:
                 problems.append(f"{heading}: {error}")
                 return
-        if len(filled) != 1:
-            what = "both are filled" if filled else "both are blank"
-            problems.append(f"{' and '.join(headings)}: {what}, and one of them has the amount")
-            return
-        [(heading, cell)] = filled.items()
-        try:
-            self._read_amount(cell, details)
-            if details["amount"].startswith("-"):
-                raise UnreadableCell("has a minus, and the column itself says the sign")
-            if heading == self._mapping.columns["credit"]:
-                details["amount"] = _valid("amount", f"-{details['amount']}")
-        except UnreadableCell as error:
-            problems.append(f"{heading}: {error}")
+            if amount:
+                amounts.append(_valid("amount", f"-{amount}") if name == "credit" else amount)
+        other_than_zero = [amount for amount in amounts if Decimal(amount)]
+        if len(other_than_zero) > 1:
+            problems.append(f"{' and '.join(self._mapping.columns[name] for name in SIDES)}: both have an amount")
+        elif amounts:
+            details["amount"] = (other_than_zero or amounts)[0]
 
     def _give_sign(self, row: Row, details: dict[str, str]) -> None:
         """Give the amount the sign that has a column of its own. Raises UnreadableCell."""
