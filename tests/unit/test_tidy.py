@@ -57,6 +57,22 @@ def imports_only(*allowed: str) -> Callable[[ast.Module], Found]:
     ]
 
 
+def loads_only(*allowed: str) -> Callable[[ast.Module], Found]:
+    """Breaks on an import of anything but these and the standard library, unless only a type checker reads it."""
+
+    def find(tree: ast.Module) -> Found:
+        for_types = {
+            node
+            for block in ast.walk(tree)
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+            for statement in block.body
+            for node in ast.walk(statement)
+        }
+        return [node for node in imports_only(*allowed)(tree) if node not in for_types]
+
+    return find
+
+
 def imports_none_of(*forbidden: str) -> Callable[[ast.Module], Found]:
     """Breaks on an import of one of these."""
     return lambda tree: [node for node, name in imported(tree) if name in forbidden]
@@ -188,6 +204,12 @@ RULES = [
         (CLIENT,),
         imports_only("aio_pika", "aiormq", "opentelemetry", "pydantic", "pydantic_core", "."),
         "from schema import names",
+    ),
+    Rule(
+        "the client needs only what its wheel declares",
+        (CLIENT,),
+        loads_only("aio_pika", "opentelemetry", "pydantic", "pydantic_core", "."),
+        "import aiormq",
     ),
     Rule("handlers know no worker", ("handlers",), imports_none_of("worker", "cli"), "from worker.app import x"),
     Rule("the worker knows no command", ("worker",), imports_none_of("cli"), "from cli.console import out"),
