@@ -86,7 +86,14 @@ async def test_watching_shows_how_fast_a_queue_grows_until_it_is_interrupted(
     settings: WorkerSettings, wire: Wire
 ) -> None:
     process = await asyncio.create_subprocess_exec(
-        COMMAND, "status", "--watch", "--json", env=environment(settings), stdout=asyncio.subprocess.PIPE
+        COMMAND,
+        "status",
+        "--watch",
+        "--json",
+        env=environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+        # As a terminal starts it. What a shell starts in the background ignores this signal, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     async with asyncio.timeout(COMMAND_TIMEOUT_S):
