@@ -34,6 +34,7 @@ from benchmarks.sizes import (
     IN_FLIGHT_REQUESTS,
 )
 from benchmarks.statements import statement
+from benchmarks.storing import storing_rate
 from benchmarks.wire import HISTORY_ORGANISATION, encoded, finished_events, new_events
 
 LARGE_CHECK_P99_MS_MAX: Final = 25.0
@@ -82,6 +83,15 @@ async def double_exports(bench: Bench) -> Pair:
 async def events_against_acks(bench: Bench) -> Pair:
     """Events stored per second, against a consumer that only acknowledges them."""
     return await _drain_rates(bench, "aio-pika, acks only", peer_consumer(peer("acks"), stores=False))
+
+
+async def events_against_postgresql(bench: Bench) -> Pair:
+    """Events stored per second, against what PostgreSQL stores by the same statements without RabbitMQ."""
+    ours, ceiling = Side("one worker", "events/s", []), Side("the same statements alone", "events/s", [])
+    for _ in bench.rounds():
+        ceiling.samples.append(await storing_rate(bench))
+        ours.samples.append(await bench.drain(OURS))
+    return Pair(ours, ceiling)
 
 
 async def _drain_rates(bench: Bench, name: str, other: Consumer) -> Pair:
@@ -422,6 +432,7 @@ ROWS: Final = (
         Goal(0.65, at_least=True),
         events_against_acks,
     ),
+    Row("events-postgresql", "events stored, against PostgreSQL alone", None, events_against_postgresql),
     Row("two-workers", "events stored by two workers, against one", Goal(1, at_least=True), two_workers),
     Row(
         "lone-event",
