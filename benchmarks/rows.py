@@ -326,7 +326,7 @@ async def more_claims(bench: Bench) -> Pair:
 
 
 async def huge(bench: Bench) -> Pair:
-    """The time until the reply with more claims stored than the memory holds, against many."""
+    """The time until the reply with ten times as many claims stored, against many."""
     return await _by_stored_claims(bench, bench.sizes.huge_claims, bench.sizes.many_claims)
 
 
@@ -494,4 +494,4 @@ ROWS: Final = (
 ONE_OFF_ROWS: Final = (
     Row("huge", "claim look-up, 100 million stored against 10 million", Goal(1.2, at_least=False), huge),
 )
-"""Measured only when they are named: they take long, and 40 GB of disk."""
+"""Measured only when they are named: they take long, and need some 40 GB of free disk."""
