@@ -84,14 +84,14 @@ async def test_a_request_that_a_stopping_worker_holds_is_answered(settings: Work
 async def test_a_worker_that_cannot_finish_in_time_gives_up(settings: WorkerSettings, wire: Wire) -> None:
     """Its exit code is 1, and the event stays in its queue."""
     connection = await asyncpg.connect(settings.database_url.get_secret_value())
-    async with worker_process(settings, EXPORT_RUNS_SHUTDOWN_S="1", EXPORT_RUNS_LOCK_TIMEOUT_S="30") as worker:
+    async with worker_process(settings, EXPORT_RUNS_SHUTDOWN_S="0.2", EXPORT_RUNS_LOCK_TIMEOUT_S="30") as worker:
         await worker.until_parts_started()  # a part that starts while a table is locked consumes no events
         async with connection.transaction():
             await connection.execute("LOCK TABLE export_runs IN ACCESS EXCLUSIVE MODE")
             await wire.publish("run-created", run_created())
             await until_locked_out(connection, "INSERT INTO export_runs")
             worker.send(signal.SIGTERM)
-            assert (await worker.until_logged("shutdown_timed_out"))["shutdown_s"] == 1
+            assert (await worker.until_logged("shutdown_timed_out"))["shutdown_s"] == 0.2
             assert await worker.exit_code() == 1
     async with asyncio.timeout(WAIT_S):
         while await wire.count_in("export-runs.run-created") != 1:
