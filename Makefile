@@ -9,7 +9,8 @@ IN_PROCESSES := -n auto --dist worksteal --durations=5 -m 'not campaign'
 
 # Tests that break the services, wait for leases to end, or install programs.
 SLOW_TESTS := tests/resilience tests/acceptance/conformance tests/acceptance/client/test_wheel.py \
-	tests/acceptance/test_asyncapi.py tests/acceptance/test_prometheus.py tests/acceptance/test_report_pages.py
+	tests/acceptance/test_asyncapi.py tests/acceptance/test_benchmarks.py tests/acceptance/test_prometheus.py \
+	tests/acceptance/test_report_pages.py
 
 # Where it is set, each process that a command here starts compiles all modules anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -75,7 +75,10 @@ async def _measure(bench: Bench, rows: list[Row], console: Console) -> list[tupl
         bench.say = partial(_say, progress, task)
         for row in rows:
             progress.update(task, name=row.name, description="", refresh=True)
-            results.append((row, await row.measure(bench)))
+            try:
+                results.append((row, await row.measure(bench)))
+            except ServiceError as error:  # it needs a program that cannot be had here; the others do not
+                console.print(f"{row.name} is left out: {error}", markup=False)
             progress.advance(task)
     return results
 

@@ -1,15 +1,17 @@
-"""The processes that are measured, and the virtual environment with the packages of the peers."""
+"""The processes that are measured, and what the peers need: a virtual environment and a library of Debian."""
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import CDLL
 from pathlib import Path
 from typing import Final
 
 from benchmarks.peers import environment
+from local.debian import install
 from local.processes import GuardedProcess
 from local.services import Services
 
@@ -93,6 +95,14 @@ def install_peers() -> None:
     pip = PEERS_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"
     subprocess.run([*pip, "--require-hashes", "-r", LOCK], check=True)
     _INSTALLED.write_text(requirements, encoding="ascii")
+
+
+def install_librabbitmq(say: Callable[[str], None]) -> None:
+    """Install RabbitMQ's client library for C, if it is not there. Raises ServiceError where that is not possible."""
+    try:
+        CDLL(environment.LIBRABBITMQ)
+    except OSError:
+        install("librabbitmq4", "install librabbitmq4", say)
 
 
 def peer_versions(*packages: str) -> dict[str, str]:

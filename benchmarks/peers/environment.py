@@ -11,6 +11,9 @@ EVENTS_QUEUE: Final = "peer.events"
 CLAIMS_QUEUE: Final = "peer.claims"
 ECHO_QUEUE: Final = "peer.echo"
 
+LIBRABBITMQ: Final = "librabbitmq.so.4"
+"""RabbitMQ's client library for C. It is no variable: the name is the same in each distribution of Linux."""
+
 NAMEKO_SERVICE: Final = "claims"
 NAMEKO_EXCHANGE: Final = "nameko-rpc"
 
