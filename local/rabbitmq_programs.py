@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from local.debian import install
-from local.processes import ServiceError
+from local.processes import GuardedProcess, ServiceError, tail
 
 VERSION_VARIABLE: Final = "RABBITMQ_VERSION"
 """The environment variable that asks for RabbitMQ 4, by the value `4`. Otherwise it is the one of this machine."""
@@ -34,8 +34,10 @@ _SUITE: Final = "trixie"
 _TREE: Final = Path(sys.prefix, f"rabbitmq-{_SUITE}")
 """In this Python environment, so that it goes with it."""
 
+_UNFINISHED: Final = f"{_TREE.name}-unfinished-"
+"""How the name of a folder begins in which a tree is being made."""
+
 _TREE_TIMEOUT_S: Final = 540
-_OUTPUT_CHARACTERS_MAX: Final = 2_000
 
 # Makes the tree $0 from the mirror $1 and removes what only its package manager needs. What is mounted for that ends
 # with the process.
@@ -90,23 +92,26 @@ def _one_process_at_a_time() -> Iterator[None]:
 
 
 def _make_tree(say: Callable[[str], None]) -> None:
-    """Raises ServiceError if it cannot be made; then nothing of it is left."""
+    """Raises ServiceError if it cannot be made; then nothing of it is left. One process at a time calls this."""
     if not shutil.which("debootstrap"):
         install("debootstrap", "install debootstrap", say)
     mirror = _mirror()
+    for left_behind in Path(sys.prefix).glob(f"{_UNFINISHED}*"):  # nobody else makes one now
+        shutil.rmtree(left_behind, ignore_errors=True)
     say(f"Installing RabbitMQ {_VERSION} into {_TREE}, which takes about a minute ...")
-    with tempfile.TemporaryDirectory(dir=sys.prefix) as folder:
-        tree = Path(folder, "tree")
-        done = subprocess.run(
-            ["unshare", "--mount", "--", "sh", "-c", _MAKE_TREE, str(tree), mirror],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_TREE_TIMEOUT_S,
-        )
-        if done.returncode != 0:
-            raise ServiceError(f"debootstrap failed:\n{done.stdout.strip()[-_OUTPUT_CHARACTERS_MAX:]}")
+    with tempfile.TemporaryDirectory(dir=sys.prefix, prefix=_UNFINISHED) as name:
+        folder = Path(name)
+        tree, log = folder / "tree", folder / "log"
+        command = ["unshare", "--mount", "--", "sh", "-c", _MAKE_TREE, str(tree), mirror]
+        process = GuardedProcess(command, environment=os.environ, log=log, scratch=folder)
+        try:
+            code = process.wait(_TREE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise ServiceError(f"debootstrap took over {_TREE_TIMEOUT_S} s:\n{tail(log)}") from None
+        finally:
+            process.kill()
+        if code != 0:
+            raise ServiceError(f"debootstrap failed:\n{tail(log)}")
         tree.rename(_TREE)
 
 
