@@ -1,4 +1,6 @@
-"""`python -m tests.chaos`: run a campaign and print what it found. The exit code is 1 if it found a violation."""
+"""`python -m tests.chaos`: run a campaign and print what it found. The exit code is 1 if it found a violation, and 2 if
+there was no campaign.
+"""
 
 import argparse
 import asyncio
@@ -10,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from local.processes import ServiceError
 from tests.chaos.campaign import Options, Report, run
 from tests.chaos.cluster_faults import ClusterFaults
 from tests.chaos.faults import Faults
@@ -45,7 +48,11 @@ def main() -> int:
     print(f"seed {options.seed}, ledger and logs in {directory}", flush=True)
     # aiormq logs each connection that breaks, and here they break on purpose.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
-    report = asyncio.run(run(options))
+    try:
+        report = asyncio.run(run(options))
+    except ServiceError as problem:
+        print(problem, file=sys.stderr)
+        return 2
     print(text_of(report))
     if not report.failures and not arguments.directory:
         shutil.rmtree(directory)
@@ -124,7 +131,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cluster", action="store_true", help="three nodes of the broker, and a standby to promote")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="run workers that have this bug")
     parser.add_argument("--directory", type=Path, help="the folder for the ledger and the logs; it is kept")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.cluster and (kinds := [kind for kind in arguments.only if kind in ClusterFaults.kinds]):
+        parser.error(f"--only {kinds[0]!r} needs --cluster")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Final
 from tests.chaos import checker
 from tests.chaos.bad_requests import BadRequests
 from tests.chaos.client import Client
-from tests.chaos.cluster_faults import ClusterFaults, kinds_with_a_cluster
+from tests.chaos.cluster_faults import NETWORK_CUT, ClusterFaults, kinds_with_a_cluster
 from tests.chaos.events import Claims, EventStream
 from tests.chaos.exporters import Counts, PoisonPublisher, Publisher, export
 from tests.chaos.faults import (
@@ -150,7 +150,11 @@ async def run(options: Options) -> Report:
         read_malformed_properties()
         system = await stack.enter_async_context(
             system_under_test(
-                options.directory, options.plant, has_pgbouncer=options.has_pgbouncer, is_cluster=options.is_cluster
+                options.directory,
+                options.plant,
+                has_pgbouncer=options.has_pgbouncer,
+                is_cluster=options.is_cluster,
+                needs_network=NETWORK_CUT in options.only,
             )
         )
         campaign = Campaign(options, system, ledger, stack)

@@ -276,19 +276,20 @@ def through(url: str, *proxies: Proxy) -> str:
 
 @asynccontextmanager
 async def system_under_test(
-    directory: Path, plant: str | None, *, has_pgbouncer: bool, is_cluster: bool
+    directory: Path, plant: str | None, *, has_pgbouncer: bool, is_cluster: bool, needs_network: bool = False
 ) -> AsyncIterator[SystemUnderTest]:
     """Start the servers, migrate the database, start the workers. The workers log into `directory`.
 
     With a pgbouncer, the workers reach the database only through it, in transaction mode. On a cluster the broker has
-    three nodes, which workers reach without a wire that could be broken, and workers know the standby as well.
+    three nodes, which workers reach without a wire that could be broken, and workers know the standby as well. Raises
+    ServiceError where something cannot be started. A network between the nodes may be missing, unless it is needed.
     """
     async with AsyncExitStack() as stack:
         database = LocalPostgreSQL(NOT_DURABLE | PRIMARY_SETTINGS)
         standby = Standby(database)
         for server in (database, standby):
             stack.push_async_callback(asyncio.to_thread, server.close)
-        nodes_network = _entered_network(stack) if is_cluster else None
+        nodes_network = _entered_network(stack, is_needed=needs_network) if is_cluster else None
         nodes, _ = await asyncio.gather(
             asyncio.to_thread(stack.enter_context, _nodes(is_cluster, nodes_network)),
             asyncio.to_thread(database.start),
@@ -350,11 +351,16 @@ async def system_under_test(
         yield system
 
 
-def _entered_network(stack: AsyncExitStack) -> Network | None:
-    """A network with a host for each node, or None where this machine makes none: then it says why."""
+def _entered_network(stack: AsyncExitStack, *, is_needed: bool) -> Network | None:
+    """A network with a host for each node, or None where this machine makes none: then it says why.
+
+    Raises ServiceError in place of that where it is needed.
+    """
     try:
         return stack.enter_context(network(HOSTS))
     except ServiceError as problem:
+        if is_needed:
+            raise
         say(f"Networks between nodes are not cut: {problem}.")
         return None
 
