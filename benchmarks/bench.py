@@ -100,9 +100,12 @@ class Bench:
             while (await target.state()).messages < published:
                 await asyncio.sleep(POLL_S)
 
-    async def drain(self, consumer: Consumer, processes: int = 1) -> float:
-        """Fill the queue and start consumers. Returns events per second, from when all consume until all are done."""
-        bodies = list(new_events(self.sizes.drained_events))
+    async def drain(self, consumer: Consumer, processes: int = 1, events: int | None = None) -> float:
+        """Fill the queue, with `drained_events` unless told otherwise, and start consumers.
+
+        Returns events per second, from when all consume until all are done.
+        """
+        bodies = list(new_events(events or self.sizes.drained_events))
         return await self._drain(consumer, await create_empty(self.services), bodies, processes)
 
     async def drain_twice(self, consumer: Consumer) -> tuple[float, float]:
