@@ -98,6 +98,11 @@ QUEUE_CONSUMERS: Final = Gauge(
 BACKLOG: Final = Gauge(
     "export_runs_backlog", "What waits for somebody, by its kind: 10,000 at most.", ["kind"], registry=REGISTRY
 )
+DOUBLE_EXPORTS_FOUND: Final = Counter(
+    "export_runs_double_exports_found",
+    "Claims that a run exported although another had, counted when RabbitMQ has taken the alert of that run.",
+    registry=REGISTRY,
+)
 
 REQUESTS: Final = Counter(
     "export_runs_requests",

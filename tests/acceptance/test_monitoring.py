@@ -160,6 +160,7 @@ async def test_what_waits_for_somebody_is_measured(
         assert (consumers["export-runs.run-created"], consumers["export-runs.rpc.check-claims"]) == (1, 1)
         assert consumers["export-runs.run-created.dead"] == 0
         assert value(families, "export_runs_event_wait_seconds_count", event_type="run-created") == 1
+        assert value(families, "export_runs_double_exports_found_total") == 1
         await wire.channel.queue_delete("export-runs.unroutable")
 
         async def is_forgotten() -> bool:

@@ -16,6 +16,7 @@ from handlers.query_arguments import PostponedAlert
 from schema import names
 from schema.alerts import DOUBLE_EXPORT_DETECTED
 from sql.connection import Connection
+from worker import metrics
 from worker.broker.blocked_connections import is_blocked
 from worker.broker.link import SessionLost
 from worker.broker.publisher import Publisher, Unroutable
@@ -117,6 +118,7 @@ class AlertOutbox:
                 postponed = [PostponedAlert(*each.key, retry_delay_s(each.attempts, self._limits)) for each in others]
                 await postpone_alerts(connection, postponed)
         for each in published:
+            metrics.DOUBLE_EXPORTS_FOUND.inc(each.alert.claim_count)
             log.warning(
                 "double_export_detected",
                 event_id=str(each.alert.event_id),
