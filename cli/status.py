@@ -1,6 +1,7 @@
 """The command `export-runs status`: one look at the broker, its queues, the database and the worker on this machine.
 
-It asks by AMQP and SQL only, so it needs no management plugin, and each part that cannot be asked hides no other.
+It asks by AMQP and SQL, and the worker by HTTP, so it needs no management plugin. What cannot be asked hides nothing
+else.
 """
 
 import asyncio
@@ -12,11 +13,13 @@ from typing import Annotated, Any, Final, TypeVar
 
 import asyncpg
 import typer
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 import sql
 from cli.broker import Unreachable, broker_errors, open_broker
 from cli.console import Exit, read_settings
-from cli.health_check import ask_health
+from cli.health_check import ask_health, get
 from cli.terminal import Cell, Column, ResultTable, Terminal, out, print_json
 from cli.times import age_text
 from handlers.backlog import BACKLOG_COUNTED_MAX, Backlog, count_backlog
@@ -29,6 +32,7 @@ from worker.database.gate import Gate
 from worker.database.misconfiguration import misconfiguration
 from worker.database.pool import connect, database_product, session_settings
 from worker.jobs.backlog import OTHER_QUEUES, REQUEST_QUEUES
+from worker.routes import Part
 from worker.settings import HTTP_PORT, Misconfiguration, WorkerSettings
 
 WATCH_INTERVAL_S: Final = 2.0
@@ -65,19 +69,32 @@ class DatabaseStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """The worker on this machine, and the events that it has stored since its start; None where it does not tell."""
+
+    is_ready: bool
+    obstacles: dict[str, list[str]]
+    """By part."""
+
+    version: str
+    """Empty where it does not tell."""
+
+    events_stored: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One look. A text in place of a status says why there is none."""
 
     broker: BrokerStatus | str
     database: DatabaseStatus | str
-    worker: dict[str, Any] | str
-    """The answer of /readyz."""
+    worker: WorkerStatus | str
 
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     at_s: float = field(default_factory=time.monotonic)
 
 
-Part = TypeVar("Part")
+Shown = TypeVar("Shown")
 
 
 @status_commands.command()
@@ -131,7 +148,7 @@ async def _look(settings: WorkerSettings) -> Status:
     )
 
 
-async def _within(seconds: float, look: Awaitable[Part | str], otherwise: str) -> Part | str:
+async def _within(seconds: float, look: Awaitable[Shown | str], otherwise: str) -> Shown | str:
     """What a look finds, or `otherwise` if that takes too long."""
     looking = asyncio.ensure_future(look)
     looking.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -172,11 +189,26 @@ async def _look_at_database(settings: WorkerSettings) -> DatabaseStatus | str:
         return misconfiguration(error) or f"the database cannot be used: {type(error).__name__}"
 
 
-def _look_at_worker(settings: WorkerSettings) -> dict[str, Any] | str:
+def _look_at_worker(settings: WorkerSettings) -> WorkerStatus | str:
     if settings.http_port is None:
         return f"unknown: {HTTP_PORT} is not set"
-    answer = ask_health(settings.http_host, settings.http_port)
-    return answer or f"no worker answers on {settings.http_host} port {settings.http_port}"
+    host, port = settings.http_host, settings.http_port
+    answer = ask_health(host, port)
+    if answer is None:
+        return f"no worker answers on {host} port {port}"
+    samples = _samples(get(host, port, "/metrics") or "")
+    versions = sorted({sample.labels["version"] for sample in samples if sample.name == "export_runs_build_info"})
+    stores = any(sample.labels.get("part") in (Part.EVENTS, "all") for sample in samples)
+    stored = sum(sample.value for sample in samples if sample.name == "export_runs_events_stored_total")
+    return WorkerStatus(answer["ok"], answer["obstacles"], ", ".join(versions), int(stored) if stores else None)
+
+
+def _samples(metrics: str) -> list[Sample]:
+    """The numbers in an answer of /metrics; none where it is not one, or not a whole one."""
+    try:
+        return [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
+    except ValueError:
+        return []
 
 
 def _changes_per_s(latest: Status, earlier: Status | None) -> dict[str, float]:
@@ -189,6 +221,16 @@ def _changes_per_s(latest: Status, earlier: Status | None) -> dict[str, float]:
         if state is not None and before is not None:
             changes[queue] = (state.messages - before.messages) / (latest.at_s - earlier.at_s)
     return changes
+
+
+def _stored_per_s(latest: Status, earlier: Status | None) -> float | None:
+    """How many events the worker here has stored a second since the look before; None after it was started again."""
+    if earlier is None or isinstance(latest.worker, str) or isinstance(earlier.worker, str):
+        return None
+    now, before = latest.worker.events_stored, earlier.worker.events_stored
+    if now is None or before is None or now < before:
+        return None
+    return (now - before) / (latest.at_s - earlier.at_s)
 
 
 def _show(terminal: Terminal, latest: Status, earlier: Status | None) -> None:
@@ -208,8 +250,14 @@ def _show(terminal: Terminal, latest: Status, earlier: Status | None) -> None:
     if isinstance(worker, str):
         fields["worker here"] = worker
     else:
-        obstacles = [f"{part}: {text}" for part, texts in worker["obstacles"].items() for text in texts]
-        fields["worker here"] = "\n".join(["can work" if worker["ok"] else "cannot work", *obstacles])
+        can_work = "can work" if worker.is_ready else "cannot work"
+        obstacles = [f"{part}: {text}" for part, texts in worker.obstacles.items() for text in texts]
+        version = f", version {worker.version}" if worker.version else ""
+        fields["worker here"] = "\n".join([can_work + version, *obstacles])
+        if worker.events_stored is not None:
+            per_s = _stored_per_s(latest, earlier)
+            rate = "" if per_s is None else f", {per_s:,.1f} a second"
+            fields["events stored"] = f"{worker.events_stored:,} since its start{rate}"
     terminal.print_fields(fields)
     if not isinstance(broker, str):
         terminal.print_line()
@@ -268,13 +316,22 @@ def _json(latest: Status, earlier: Status | None) -> dict[str, Any]:
             "staleRuns": database.backlog.stale_runs,
         }
 
+    def worker_json(worker: WorkerStatus) -> dict[str, Any]:
+        return {
+            "ok": worker.is_ready,
+            "obstacles": worker.obstacles,
+            "version": worker.version or None,
+            "eventsStored": worker.events_stored,
+            "eventsStoredPerSecond": _stored_per_s(latest, earlier),
+        }
+
     return {
         "at": latest.at.isoformat(),
         "broker": _part_json(latest.broker, broker_json),
         "database": _part_json(latest.database, database_json),
-        "worker": _part_json(latest.worker, dict),
+        "worker": _part_json(latest.worker, worker_json),
     }
 
 
-def _part_json(part: Part | str, to_json: Callable[[Part], dict[str, Any]]) -> dict[str, Any]:
+def _part_json(part: Shown | str, to_json: Callable[[Shown], dict[str, Any]]) -> dict[str, Any]:
     return {"error": part} if isinstance(part, str) else to_json(part)

@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+import os
 import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib import metadata
 from typing import Any
 
 import asyncpg
 import pytest
 
+from local.processes import free_ports
 from sql.connection import Connection
-from tests.commands import COMMAND, COMMAND_TIMEOUT_S, environment, export_runs
+from tests.commands import COMMAND, COMMAND_TIMEOUT_S, environment, export_runs, worker_process
 from tests.storing import UNPUBLISHED_ALERT
-from tests.wire import POLL_S, WAIT_S, Wire, run_finished
+from tests.wire import POLL_S, WAIT_S, Wire, run_created, run_finished
 from worker.broker.topology import TOPOLOGY
 from worker.settings import WorkerSettings
 
@@ -81,30 +86,67 @@ async def test_a_service_that_is_away_hides_no_other(
     assert "p@" not in shown.out
 
 
-@pytest.mark.usefixtures("worker")
-async def test_watching_shows_how_fast_a_queue_grows_until_it_is_interrupted(
-    settings: WorkerSettings, wire: Wire
-) -> None:
+@asynccontextmanager
+async def watched_status(settings: WorkerSettings, **variables: str) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+    """Yields a function that waits for the next look. At the end the command is interrupted."""
     process = await asyncio.create_subprocess_exec(
         COMMAND,
         "status",
         "--watch",
         "--json",
-        env=environment(settings),
+        env=environment(settings, **variables),
         stdout=asyncio.subprocess.PIPE,
         # As a terminal starts it. What a shell starts in the background ignores this signal, and so do its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
-    async with asyncio.timeout(COMMAND_TIMEOUT_S):
-        first = json.loads(await process.stdout.readline())
-        before = queue(first, "export-runs.unroutable")
+    lines = process.stdout
+
+    async def next_look() -> Any:
+        return json.loads(await lines.readline())
+
+    try:
+        yield next_look
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = await process.wait()
+    assert code == 0
+
+
+@pytest.mark.usefixtures("worker")
+async def test_watching_shows_how_fast_a_queue_grows_until_it_is_interrupted(
+    settings: WorkerSettings, wire: Wire
+) -> None:
+    async with watched_status(settings) as next_look, asyncio.timeout(COMMAND_TIMEOUT_S):
+        before = queue(await next_look(), "export-runs.unroutable")
         assert before["changePerSecond"] is None
         await wire.publish("no-such-type", {})
         while True:
-            grown = queue(json.loads(await process.stdout.readline()), "export-runs.unroutable")
+            grown = queue(await next_look(), "export-runs.unroutable")
             if grown["changePerSecond"]:
                 break
         assert grown["changePerSecond"] > 0
-        process.send_signal(signal.SIGINT)
-        assert await process.wait() == 0
+
+
+async def test_the_worker_here_says_its_version_and_how_many_events_it_stores(
+    settings: WorkerSettings, wire: Wire
+) -> None:
+    [port] = free_ports(1)
+    variables = {"EXPORT_RUNS_HTTP_PORT": str(port)}
+    async with (
+        worker_process(settings, **variables) as worker,
+        watched_status(settings, **variables) as looks,
+    ):
+        pids = await worker.until_parts_started()
+        async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            while not (seen := (await looks())["worker"]).get("eventsStoredPerSecond"):
+                await wire.publish("run-created", run_created())
+        assert (seen["ok"], seen["obstacles"]) == (True, {})
+        assert seen["eventsStored"] >= 1
+        assert seen["version"] == metadata.version("export-run-repository")
+        table = await export_runs("status", settings=settings, variables=variables)
+        assert f"can work, version {seen['version']}" in table.out
+        assert "events stored" in table.out
+        os.kill(pids["events"], signal.SIGSTOP)  # nobody knows how many it has stored
+        hurt = json.loads((await export_runs("status", "--json", settings=settings, variables=variables)).out)["worker"]
+        assert (hurt["ok"], hurt["version"], hurt["eventsStored"]) == (False, seen["version"], None)
