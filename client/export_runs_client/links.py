@@ -1,6 +1,7 @@
 """Connections to RabbitMQ: how one opens, what is sent over it, how its loss is noticed."""
 
 import asyncio
+import socket
 import time
 import traceback
 from collections import Counter
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
+from aio_pika.connection import make_url
 from aio_pika.exceptions import (
     AMQPError,
     AuthenticationError,
@@ -39,6 +41,12 @@ if TYPE_CHECKING:  # what aio-pika hands out; it has no names of its own for the
     from aiormq.abc import AbstractChannel, DeliveredMessage
 
 CONNECT_TIMEOUT_S: Final = 10
+ADDRESSES_MAX: Final = 16
+"""Of the addresses of a name so many are tried."""
+
+RESOLUTION_SHARE: Final = 0.5
+"""The part of the time for connecting that may be used to look up a name."""
+
 CLOSE_TIMEOUT_S: Final = 2
 HEARTBEAT_S: Final = 10
 """A connection that fell silent is noticed after about three of these."""
@@ -272,13 +280,7 @@ async def open_link(
     """
     with broker_errors("connect"):
         try:
-            async with asyncio.timeout(connect_timeout_s):
-                connection = await aio_pika.connect(
-                    url,
-                    timeout=connect_timeout_s,
-                    heartbeat=heartbeat_s,
-                    client_properties={"connection_name": name},
-                )
+            connection = await _connect(url, name, connect_timeout_s, heartbeat_s)
         except TimeoutError:
             raise ConnectionLost(f"connect: RabbitMQ did not answer within {connect_timeout_s:g} s") from None
     try:
@@ -294,6 +296,41 @@ async def open_link(
         closing.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
         closing.cancel()
+
+
+async def _connect(url: str, name: str, timeout_s: float, heartbeat_s: int) -> AbstractConnection:
+    """Connect to the first address of the URL's host at which this is possible. Those that are left share the time that
+    is left. Raises what happened at the last one.
+
+    asyncio tries several addresses too, but stays with the first that takes a connection, though it say nothing.
+    """
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + timeout_s
+    parsed = make_url(url, heartbeat=heartbeat_s)
+    addresses = await _addresses(parsed.host, parsed.port, timeout_s * RESOLUTION_SHARE)
+    nodes = [parsed.with_host(address) for address in addresses] if len(addresses) > 1 else [parsed]
+    for left, node in zip(range(len(nodes), 0, -1), nodes, strict=True):
+        connection = aio_pika.Connection(node, client_properties={"connection_name": name})
+        if parsed.scheme == "amqps":
+            connection.kwargs["server_hostname"] = parsed.host  # which the certificate has to be for
+        share_s = (end_s - loop.time()) / left
+        try:
+            async with asyncio.timeout(share_s):
+                await connection.connect(timeout=share_s)
+            return connection
+        except CONNECTION_ERRORS:
+            if left == 1:
+                raise
+    raise AssertionError("there is at least one node")
+
+
+async def _addresses(host: str | None, port: int | None, timeout_s: float) -> list[str]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:  # whoever connects meets the same, and says so
+        return []
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))[:ADDRESSES_MAX]
 
 
 async def _close(connection: AbstractConnection) -> None:

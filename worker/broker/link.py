@@ -5,6 +5,7 @@ connection belongs to one session, and whatever breaks in it ends the session wh
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import aio_pika
 import aiormq
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.connection import make_url
 from aio_pika.exceptions import AMQPError, ConnectionClosed
 from yarl import URL
 
@@ -29,6 +31,12 @@ CLOSE_TIMEOUT_S: Final = 2
 
 CALL_TIMEOUT_S: Final = 5
 """Always with asyncio.timeout: aiormq's own time-outs can swallow the cancellation of the task that calls."""
+
+ADDRESSES_MAX: Final = 16
+"""Of the addresses of a name so many are tried."""
+
+RESOLUTION_SHARE: Final = 0.5
+"""The part of the time for connecting that may be used to look up names."""
 
 CONNECTION_ERRORS: Final = (AMQPError, OSError, TimeoutError, aiormq.exceptions.ChannelInvalidStateError)
 """What is raised when RabbitMQ is away, or goes away."""
@@ -154,25 +162,60 @@ async def _close(connection: AbstractConnection) -> None:
 
 
 async def _connect(settings: BrokerSettings, purpose: str) -> AbstractConnection:
-    """Connect to the first of the URLs at which this is possible. Raises what happened at the last one."""
-    *others, last = settings.amqp_urls
-    timeout_s = settings.connect_timeout_s / (len(others) + 1)
-    for url in others:
+    """Connect to the first of the nodes at which this is possible. Those that are left share the time that is left.
+    Raises what happened at the last one.
+    """
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + settings.connect_timeout_s
+    nodes = await _nodes(settings)
+    for left, (url, name) in zip(range(len(nodes), 0, -1), nodes, strict=True):
         try:
-            return await _connect_to(url, settings, purpose, timeout_s)
+            return await _connect_to(url, name, settings, purpose, (end_s - loop.time()) / left)
         except CONNECTION_ERRORS as error:
-            log.info("broker_node_skipped", host=URL(url).host, port=URL(url).port, **describe(error))
-    return await _connect_to(last, settings, purpose, timeout_s)
+            if left == 1:
+                raise
+            log.info("broker_node_skipped", host=url.host, port=url.port, **describe(error))
+    raise AssertionError("there is at least one URL")
 
 
-async def _connect_to(url: str, settings: BrokerSettings, purpose: str, timeout_s: float) -> AbstractConnection:
+async def _nodes(settings: BrokerSettings) -> list[tuple[URL, str | None]]:
+    """Each of the URLs, once for each address where its host is a name with several; and the host as it was.
+
+    asyncio tries several addresses too, but stays with the first that takes a connection, though it say nothing.
+    """
+    timeout_s = settings.connect_timeout_s * RESOLUTION_SHARE
+    urls = list(map(URL, settings.amqp_urls))
+    found = await asyncio.gather(*(_addresses(url, timeout_s) for url in urls))
+    return [
+        (url.with_host(address) if len(addresses) > 1 else url, url.host)
+        for url, addresses in zip(urls, found, strict=True)
+        for address in addresses or [""]
+    ]
+
+
+async def _addresses(url: URL, timeout_s: float) -> list[str]:
+    """The addresses of a URL's host, in the order in which to try them; none where nobody tells."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except OSError:  # whoever connects meets the same, and says so
+        return []
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))[:ADDRESSES_MAX]
+
+
+async def _connect_to(
+    url: URL, name: str | None, settings: BrokerSettings, purpose: str, timeout_s: float
+) -> AbstractConnection:
+    """Connect to a node whose certificate has to be for this name."""
+    connection = aio_pika.Connection(
+        make_url(url, heartbeat=settings.heartbeat_s),
+        client_properties={"connection_name": f"export-runs {purpose}"},
+    )
+    if url.scheme == "amqps":
+        connection.kwargs["server_hostname"] = name
     async with asyncio.timeout(timeout_s):
-        return await aio_pika.connect(
-            url,
-            timeout=timeout_s,
-            heartbeat=settings.heartbeat_s,
-            client_properties={"connection_name": f"export-runs {purpose}"},
-        )
+        await connection.connect(timeout=timeout_s)
+    return connection
 
 
 def broker_product(link: Link) -> str:
