@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -53,6 +53,17 @@ async def next_message(queue: AbstractQueue) -> AbstractIncomingMessage:
     return message
 
 
+@contextmanager
+def closed_while_opening() -> Iterator[None]:
+    """Raise ConnectionError where aiormq raises a bare RuntimeError: the connection closed before a channel opened."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error) is RuntimeError:
+            raise ConnectionError("RabbitMQ has closed the connection") from error
+        raise
+
+
 class Wire:
     """Publishes events, sends requests, and reads queues."""
 
@@ -68,7 +79,8 @@ class Wire:
         """Connect, and consume direct replies. Messages name the user, if one is given."""
         connection = await aio_pika.connect(amqp_url, timeout=WAIT_S)
         async with connection:
-            wire = cls(connection, await connection.channel(on_return_raises=True), user_id)
+            with closed_while_opening():
+                wire = cls(connection, await connection.channel(on_return_raises=True), user_id)
             direct = await wire.channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
             await direct.consume(wire._take, no_ack=True)
             yield wire
@@ -92,8 +104,9 @@ class Wire:
 
     async def require_exchange(self, name: str) -> None:
         """Raise an AMQPError if there is no such exchange. RabbitMQ closes the channel of whoever asks in vain."""
-        async with self.connection.channel() as channel:
-            await channel.get_exchange(name)
+        with closed_while_opening():
+            async with self.connection.channel() as channel:
+                await channel.get_exchange(name)
 
     async def publish(
         self, event_type: str, body: Json | bytes, *, exchange: str = "export-runs.events", **properties: Any
