@@ -15,6 +15,7 @@ from benchmarks.databases import connected, create_empty
 from benchmarks.events import (
     OURS,
     double_exports,
+    double_exports_against_postgresql,
     events_against_acks,
     events_against_faststream,
     events_against_plain,
@@ -355,6 +356,12 @@ ROWS: Final = (
         events_against_acks,
     ),
     Row("events-postgresql", "events stored, against PostgreSQL alone", None, events_against_postgresql),
+    Row(
+        "double-exports-postgresql",
+        "events whose claims have all been exported before, against PostgreSQL alone",
+        None,
+        double_exports_against_postgresql,
+    ),
     Row("events-rabbitmq", "events stored, against RabbitMQ alone", None, events_against_rabbitmq),
     Row("two-workers", "events stored by two workers, against one", Goal(1, at_least=True), two_workers),
     Row(

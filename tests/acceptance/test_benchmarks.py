@@ -24,6 +24,7 @@ def test_the_benchmarks_measure_rabbitmq_and_postgresql_alone(tmp_path: Path) ->
             "--only",
             "events-rabbitmq",
             "events-postgresql",
+            "double-exports-postgresql",
         ],
         cwd=ROOT,
         timeout=TIMEOUT_S,
@@ -33,7 +34,7 @@ def test_the_benchmarks_measure_rabbitmq_and_postgresql_alone(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stdout
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    assert set(rows) == {"events-rabbitmq", "events-postgresql"}, done.stdout
+    assert set(rows) == {"events-rabbitmq", "events-postgresql", "double-exports-postgresql"}, done.stdout
     for row in rows.values():
         for side in (row["ours"], row["other"]):
             assert len(side["samples"]) == QUICK.rounds
