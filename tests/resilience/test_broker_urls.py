@@ -1,21 +1,16 @@
 """Several URLs of one RabbitMQ, or a name with several addresses: a worker uses whichever it can connect to."""
 
 import socket
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 import pytest
 
-from cli.request_client import open_client
 from tests.chaos.proxy import Proxy
 from tests.conftest import running_worker, worker_settings
 from tests.resilience.conftest import opened, through
+from tests.resilience.connecting import Connect, addresses_of_a_name, command_connection, worker_connection
 from tests.resilience.observing import Log, until_serving
 from tests.wire import Wire
-from worker.broker.link import open_link
 from worker.database.pool import Pool
-from worker.settings import WorkerSettings
 
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 
@@ -48,32 +43,6 @@ async def test_a_worker_goes_on_by_another_url(
 
 
 CONNECT_TIMEOUT_S = 4
-
-Connect = Callable[[WorkerSettings], AbstractAsyncContextManager[Any]]
-
-
-def worker_connection(settings: WorkerSettings) -> AbstractAsyncContextManager[Any]:
-    """A connection of a worker."""
-    return open_link(settings, "a test", lambda reason: None)
-
-
-def command_connection(settings: WorkerSettings) -> AbstractAsyncContextManager[Any]:
-    """A connection of a command, which is one of the client."""
-    return open_client(settings)
-
-
-Addresses = Callable[..., list[tuple[Any, ...]]]
-
-
-def addresses_of_a_name(name: str, *addresses: str) -> Addresses:
-    """What the machine answers who asks for the addresses of a name."""
-    ask = socket.getaddrinfo
-
-    def answer(host: str, *others: Any, **options: Any) -> list[tuple[Any, ...]]:
-        hosts = addresses if host == name else (host,)
-        return [each for one in hosts for each in ask(one, *others, **options)]
-
-    return answer
 
 
 @pytest.mark.parametrize("connect", [worker_connection, command_connection])

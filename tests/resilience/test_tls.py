@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from local.rabbitmq import LocalRabbitMQ
 from tests.certificates import Authority
 from tests.conftest import database_settings, make_roles, running_worker, worker_settings
 from tests.forked import forked_export_runs
+from tests.resilience.connecting import Connect, addresses_of_a_name, command_connection, worker_connection
 from tests.resilience.observing import rabbitmqctl, until_serving
 from tests.wire import Wire
 from worker.app import check_services
@@ -204,6 +206,20 @@ async def test_a_wrong_certificate_is_named_in_one_sentence(
     assert started.code == 2, started
     sentences = [line for line in started.err.splitlines() if not line.startswith("{")]
     assert sentences == [f"{broker}RabbitMQ does not accept the client's certificate: unknown ca"]
+
+
+@pytest.mark.parametrize("connect", [worker_connection, command_connection])
+async def test_the_certificate_is_for_the_name_and_not_for_its_addresses(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first address refuses; the second one is the broker."""
+    monkeypatch.setattr(socket, "getaddrinfo", addresses_of_a_name("localhost", "127.0.0.2", "127.0.0.1"))
+    async with connect(servers.settings()):
+        pass
+    monkeypatch.setattr(socket, "getaddrinfo", addresses_of_a_name("another.test", "127.0.0.2", "127.0.0.1"))
+    with pytest.raises(Exception, match="Hostname mismatch"):
+        async with connect(servers.settings(amqp_url=servers.amqp(servers.authority, host="another.test"))):
+            pass
 
 
 async def test_certificates_are_replaced_and_nothing_is_restarted(
