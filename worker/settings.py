@@ -335,8 +335,17 @@ def _check_address(address: str, pattern: re.Pattern[str]) -> None:
     is_right = match is not None and (match["port"] is None or 0 < int(match["port"]) <= PORT_MAX)
     if match is not None and match["ipv6"] is not None:
         is_right = is_right and _is_ipv6(match["ipv6"])
-    if not is_right:
+    if not is_right or not _is_host_name(re.sub(r":[0-9]*$", "", address)):
         raise ValueError(f"must name a host, and a port from 1 to {PORT_MAX}; {_ENCODE}")
+
+
+def _is_host_name(text: str) -> bool:
+    """Whether its labels have a length that a name may have. The path of a socket is no name, and any path will do."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return "%2f" in text.lower()
+    return True
 
 
 def _is_ipv6(text: str) -> bool:

@@ -78,6 +78,10 @@ async def open_connection(urls: Sequence[str], name: str, user_id: str | None = 
     for url in urls:
         if urlsplit(url).scheme not in ("amqp", "amqps"):
             raise ValueError("each URL must begin with amqp:// or amqps://")
+        try:
+            (urlsplit(url).hostname or "").encode("idna")
+        except UnicodeError:
+            raise ValueError("each URL must name a host: a part of this name is empty or too long") from None
     if not urls:
         raise ValueError("at least one URL is needed")
     connection = Connection(urls, name, user_id)

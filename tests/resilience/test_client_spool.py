@@ -191,7 +191,11 @@ async def test_an_end_that_finds_no_room_on_the_disk_is_written_when_there_is_so
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(["nowhere"], "there is no folder nowhere"), ([".", "--url", "http://x"], "each URL must begin with amqp://")],
+    [
+        (["nowhere"], "there is no folder nowhere"),
+        ([".", "--url", "http://x"], "each URL must begin with amqp://"),
+        ([".", "--url", f"amqp://{'h' * 64}/"], "each URL must name a host"),
+    ],
 )
 async def test_a_flush_that_cannot_begin_says_why(settings: WorkerSettings, arguments: list[str], text: str) -> None:
     code, output = await flush_command(settings, *arguments)

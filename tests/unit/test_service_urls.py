@@ -24,6 +24,8 @@ SOUND_URLS: list[tuple[str, Check]] = [
     ("postgres://me@h1:5432,h2,[::1]:5433/runs?target_session_attrs=primary", check_database_url),
     ("postgresql:///runs?host=/run/postgresql&user=me", check_database_url),
     ("postgresql://%2Frun%2Fpostgresql:5433/runs", check_database_url),
+    (f"postgresql://%2F{'run' * 30}:5433/runs", check_database_url),
+    (f"amqp://{'h' * 63}:5672/", check_amqp_urls),
     ("postgresql://me:secret@server/runs?user=me@realm", check_database_url),
 ]
 
@@ -47,6 +49,8 @@ WRONG_URLS = {
     "question mark after a user": ("{s}://me:x@host/x?{}", "parameters"),
     "bracket": ("{s}://me:{}[X9@host/x", "[ as %5B"),
     "port": ("{s}://me:{}@host:port/x", "a port from 1 to 65535"),
+    "label of a host": (f"{{s}}://me:{{}}@{'h' * 64}/x", "must name a host"),
+    "empty label of a host": ("{s}://me:{}@host..name/x", "must name a host"),
     "port 0": ("{s}://me:{}@host:0/x", "a port from 1 to 65535"),
     "port 65536": ("{s}://me:{}@host:65536/x", "a port from 1 to 65535"),
     "no port": ("{s}://me:{}@host:/x", "a port from 1 to 65535"),
